@@ -1,0 +1,10 @@
+"""CARE Transformer backbones for OpenMMLab.
+
+``import care_mm`` registers ``CARETransformer`` in ``mmengine.registry.MODELS``, which serves every
+scope (mmdet, mmseg, mmpretrain, ...). It needs torch, mmengine and mmcv only.
+"""
+
+from care_mm.models.backbone import CARETransformer
+from care_mm.version import __version__
+
+__all__ = ["CARETransformer", "__version__"]

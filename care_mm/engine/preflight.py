@@ -1,0 +1,72 @@
+"""What a config needs from outside, looked at before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from care_mm.engine.config import find, is_pretrained
+from care_mm.errors import InputError
+
+WEIGHTS_PAGE = "https://github.com/zhouyuan888888/CARE-Transformer"
+
+
+def _is_url(path: str) -> bool:
+    return "://" in path
+
+
+def check_weights(config: Config) -> None:
+    """Every file that an ``init_cfg`` loads is there.
+
+    Raises:
+        InputError: Names the first missing file, how to get it, and the way round.
+    """
+    for node in find(config.model, is_pretrained):
+        path = node["checkpoint"]
+        if not _is_url(path) and not Path(path).expanduser().is_file():
+            raise InputError(
+                f"ImageNet weights {path} are missing: save the authors' checkpoint "
+                f"({WEIGHTS_PAGE}) under that name, or give --from-scratch to train without"
+            )
+
+
+def _paths_of(dataset: Mapping) -> Iterator[Path]:
+    """The files and folders that one dataset dict names."""
+    root = Path(dataset.get("data_root") or "")
+    prefix = dataset.get("data_prefix") or {}
+    prefixes = prefix.values() if isinstance(prefix, Mapping) else [prefix]
+    names: list[Any] = [dataset.get("ann_file"), *prefixes]
+    named = [name for name in names if isinstance(name, str) and name]
+    if not named and dataset.get("data_root"):
+        named = [""]
+    for name in named:
+        if not _is_url(name):
+            yield (root / name).expanduser()
+
+
+def check_data(config: Config, splits: tuple[str, ...]) -> None:
+    """Every annotation file and folder of the data sets of ``splits`` is there.
+
+    Data sets of type ``Shapes`` draw themselves and are passed over.
+
+    Args:
+        config: The config.
+        splits: Of ``'train'``, ``'val'`` and ``'test'``.
+
+    Raises:
+        InputError: Names the first missing path and how to put it right.
+    """
+    for split in splits:
+        loader = config.get(f"{split}_dataloader") or {}
+        for dataset in find(loader.get("dataset", {}), lambda node: "type" in node):
+            if dataset["type"] == "Shapes" or not ("data_root" in dataset or "ann_file" in dataset):
+                continue
+            for path in _paths_of(dataset):
+                if not path.exists():
+                    raise InputError(
+                        f"{split} data: {path} does not exist; lay the data out as docs/data.md "
+                        f"says, or set {split}_dataloader.dataset.data_root with --cfg-options"
+                    )

@@ -1,0 +1,1 @@
+"""The model, leaf to root: ``fold``, ``layers``, ``arch``, ``backbone``; ``classifier`` needs mmpretrain."""

@@ -1,0 +1,278 @@
+"""CARETransformer: the backbone of every task, registered for every OpenMMLab scope.
+
+Source: CARE Transformer, CVPR 2025 (arXiv 2411.16170), and the authors' released models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule, ModuleList
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from care_mm.checkpoint import load_pretrained
+from care_mm.models.arch import Arch
+from care_mm.models.layers import CAREBlock, ConvNorm
+
+
+@contextmanager
+def _running_stats_kept(module: nn.Module) -> Iterator[None]:
+    """Let batch norms normalise without a second update of their running statistics."""
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+class CAREStage(BaseModule):
+    """Downsampling, unless it is the first stage, and blocks at one resolution.
+
+    Args:
+        downsample: Module that halves the sides and widens to the stage's channels, or ``None``.
+        blocks: The stage's blocks.
+        with_cp: Recompute each block in the backward pass to save memory.
+    """
+
+    def __init__(
+        self, downsample: nn.Module | None, blocks: Sequence[CAREBlock], with_cp: bool = False
+    ) -> None:
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = ModuleList(blocks)
+        self.with_cp = with_cp
+        self.out_channels = blocks[-1].out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, out_channels, H // 2, W // 2), or (H, W) in the first stage."""
+        if self.downsample is not None:
+            x = self.downsample(x)
+        for block in self.blocks:
+            if self.with_cp and torch.is_grad_enabled() and self.training:
+                # The recomputation would update running statistics a second time.
+                x = checkpoint(
+                    block,
+                    x,
+                    use_reentrant=False,
+                    context_fn=lambda block=block: (nullcontext(), _running_stats_kept(block)),
+                )
+            else:
+                x = block(x)
+        return x
+
+
+@MODELS.register_module()
+class CARETransformer(BaseModule):
+    """CARE: linear attention on a third of the channels, convolutions on the rest, and a memory.
+
+    Args:
+        arch: ``'s0'``, ``'s1'``, ``'s2'``, or a dict with the fields of
+            :class:`care_mm.models.arch.Arch`.
+        in_channels: Channels of the input.
+        out_indices: Stages whose outputs are returned, increasing; negative ones count from the
+            last stage. Stages beyond the last one are not built.
+        drop_path_rate: Rate at the last block; it grows linearly from 0 over all blocks.
+        layer_scale_init_value: Initial value of the layer scale gamma.
+        norm_cfg: Norm of stem, downsampling and interactions (``BN``, ``SyncBN``, ...).
+        act_cfg: Activation of the interactions.
+        out_norm_cfg: A fresh norm on each returned feature map, or ``None``.
+        expand_last: ``True`` is the published stage 4, whose last block returns Inter2's hidden
+            channels (1024 / 1024 / 1536). ``False`` gives that block projection, residual and
+            gamma like any other (256 / 256 / 384 channels; these weights are fresh).
+        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages: no
+            gradients, and norms in evaluation mode.
+        norm_eval: Keep all batch norms in evaluation mode; their affine parameters still train.
+        with_cp: Activation checkpointing of each block while training.
+        deploy: Build the folded form, see :meth:`switch_to_deploy`.
+        init_cfg: mmengine's initialisation. Type ``Pretrained`` takes a file of ours or the
+            authors', and refuses one that does not cover the backbone.
+
+    Attributes:
+        out_channels: Channels of each returned map.
+        out_strides: Stride of each returned map.
+
+    Raises:
+        ValueError: Unknown or inconsistent ``arch``, ``out_indices`` or ``frozen_stages``.
+
+    Example:
+        >>> backbone = CARETransformer('s1', out_indices=(1, -1))
+        >>> [tuple(y.shape) for y in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 64, 8, 12), (1, 1024, 2, 3)]
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping = "s1",
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.0,
+        layer_scale_init_value: float = 1e-6,
+        norm_cfg: Mapping = dict(type="BN"),
+        act_cfg: Mapping = dict(type="GELU"),
+        out_norm_cfg: Mapping | None = None,
+        expand_last: bool = True,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        deploy: bool = False,
+        init_cfg: Mapping | Sequence[Mapping] | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.arch = Arch.get(arch)
+        num_stages = len(self.arch.depths)
+        self.in_channels = in_channels
+        self.out_indices = _check_out_indices(out_indices, num_stages)
+        num_built = self.out_indices[-1] + 1
+        if not -1 <= frozen_stages <= num_built:
+            raise ValueError(
+                f"frozen_stages={frozen_stages}: must be from -1 (none) to {num_built}, the number "
+                "of stages that out_indices needs"
+            )
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+
+        def norm_layer(dim: int) -> nn.Module:
+            return build_norm_layer(dict(norm_cfg), dim)[1]
+
+        def act_layer() -> nn.Module:
+            return build_activation_layer(dict(act_cfg))
+
+        dims = [4 * mem_dim for mem_dim in self.arch.mem_dims]
+        rates = torch.linspace(0, drop_path_rate, sum(self.arch.depths)).tolist()
+        self.stem = ConvNorm(in_channels, dims[0], 4, norm_layer, norm_first=False)
+        self.stages = ModuleList()
+        for i in range(num_built):
+            depth, first = self.arch.depths[i], sum(self.arch.depths[:i])
+            blocks = [
+                CAREBlock(
+                    self.arch.mem_dims[i],
+                    self.arch.interaction_ratios[i],
+                    self.arch.attn_head_dims[i],
+                    norm_layer,
+                    act_layer,
+                    DropPath(rates[first + j]) if rates[first + j] > 0 else None,
+                    layer_scale_init_value,
+                    expand=expand_last and i == num_stages - 1 and j == depth - 1,
+                )
+                for j in range(depth)
+            ]
+            downsample = ConvNorm(dims[i - 1], dims[i], 2, norm_layer, norm_first=True) if i else None
+            self.stages.append(CAREStage(downsample, blocks, with_cp))
+
+        self.out_channels = tuple(self.stages[i].out_channels for i in self.out_indices)
+        self.out_strides = tuple(4 * 2**i for i in self.out_indices)
+        self.min_size = 4 * 2 ** (num_built - 1)
+        self.out_norms = nn.ModuleDict()
+        if out_norm_cfg is not None:
+            for i, channels in zip(self.out_indices, self.out_channels, strict=True):
+                self.out_norms[str(i)] = build_norm_layer(dict(out_norm_cfg), channels)[1]
+
+        self._init_layers()
+        self._freeze_stages()
+        if deploy:
+            self.switch_to_deploy()
+
+    def _init_layers(self) -> None:
+        """The authors' initialisation: truncated normal of std 0.02, biases zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def fresh_keys(self) -> frozenset[str]:
+        """Names of tensors that the published weights do not have."""
+        keys = {f"out_norms.{name}" for name in self.out_norms.state_dict()}
+        last_stage = len(self.arch.depths) - 1
+        if self.out_indices[-1] == last_stage:
+            prefix = f"stages.{last_stage}.blocks.{self.arch.depths[last_stage] - 1}."
+            names = ("gamma", "inter2.fc2.weight", "inter2.fc2.bias")
+            keys.update({prefix + name for name in names} & set(self.state_dict()))
+        return frozenset(keys)
+
+    def init_weights(self) -> None:
+        """Apply ``init_cfg``; type ``Pretrained`` loads strictly and reports what matched.
+
+        Raises:
+            care_mm.errors.InputError: The file is missing, unreadable or does not cover the
+                backbone.
+        """
+        cfgs = self.init_cfg if isinstance(self.init_cfg, list | tuple) else [self.init_cfg]
+        pretrained = [cfg for cfg in cfgs if cfg and cfg["type"] == "Pretrained"]
+        if not pretrained:
+            super().init_weights()
+            return
+        for cfg in pretrained:
+            load_pretrained(self, cfg["checkpoint"], prefix=cfg.get("prefix"))
+        self._is_init = True
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(B, in_channels, H, W) -> tuple of (B, out_channels[i], H // stride, W // stride).
+
+        Raises:
+            ValueError: Wrong number of channels, or a side shorter than the largest stride.
+        """
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f"input of shape {tuple(x.shape)}: need (B, {self.in_channels}, H, W)"
+            )
+        if x.shape[2] < self.min_size or x.shape[3] < self.min_size:
+            raise ValueError(
+                f"input of {x.shape[2]}x{x.shape[3]} pixels is too small: both sides need at "
+                f"least {self.min_size}"
+            )
+        x = self.stem(x)
+        outs = []
+        for i, stage in enumerate(self.stages):
+            x = stage(x)
+            if i in self.out_indices:
+                outs.append(self.out_norms[str(i)](x) if self.out_norms else x)
+        return tuple(outs)
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        for module in (self.stem, *self.stages[: self.frozen_stages]):
+            module.eval()
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> CARETransformer:
+        """Set the mode, then freeze again what is to stay frozen."""
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):  # SyncBN too, which is no BatchNorm2d
+                    module.eval()
+        return self
+
+    def switch_to_deploy(self) -> None:
+        """Fold norms and layer scales into convolutions, exactly; a second call does nothing.
+
+        For inference: the folded form gives the evaluation-mode outputs up to rounding, and its
+        state dict loads strictly into a model built with ``deploy=True``.
+        """
+        for module in self.modules():
+            if isinstance(module, ConvNorm | CAREBlock):
+                module.switch_to_deploy()
+
+
+def _check_out_indices(out_indices: Sequence[int], num_stages: int) -> tuple[int, ...]:
+    indices = tuple(i + num_stages if i < 0 else i for i in out_indices)
+    in_range = all(0 <= i < num_stages for i in indices)
+    if not indices or not in_range or list(indices) != sorted(set(indices)):
+        raise ValueError(
+            f"out_indices={tuple(out_indices)}: need increasing stage numbers from "
+            f"{-num_stages} to {num_stages - 1}"
+        )
+    return indices

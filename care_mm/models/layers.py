@@ -1,0 +1,261 @@
+"""The layers of CARE, leaf to root: linear attention, token mixer, interaction, block.
+
+Source: CARE Transformer, CVPR 2025 (arXiv 2411.16170). Tensors are (B, C, H, W) throughout. A
+stage's tensor is the concatenation ``[memory | features]`` of ``mem_dim`` and ``3 * mem_dim``
+channels, and the features are three groups ``[global | local-3 | local-7]`` of ``mem_dim`` each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from care_mm.models.fold import fold_norm_after, fold_norm_before, fold_scale_after, is_foldable
+
+NormLayer = Callable[[int], nn.Module]
+ActLayer = Callable[[], nn.Module]
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager:
+    """A context in which matrix products keep the dtype of their operands."""
+    try:
+        enabled = torch.is_autocast_enabled(device_type)
+    except TypeError:  # torch < 2.4 asks per device by name
+        cpu = device_type == "cpu"
+        enabled = torch.is_autocast_cpu_enabled() if cpu else torch.is_autocast_enabled()
+    return torch.autocast(device_type, enabled=False) if enabled else nullcontext()
+
+
+def depthwise(dim: int, kernel_size: int | tuple[int, int]) -> nn.Conv2d:
+    """A depthwise convolution that keeps the size of its input (odd kernels)."""
+    height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+    return nn.Conv2d(
+        dim, dim, (height, width), padding=(height // 2, width // 2), groups=dim, bias=True
+    )
+
+
+class LinearAttention(nn.Module):
+    r"""Linear attention without a value projection (global branch of stages 3 and 4).
+
+    With :math:`\varphi = \mathrm{ELU} + 1` and :math:`N = HW` tokens, per head,
+    :math:`\varphi(q)(\varphi(k)^T v / N) / (\varphi(q)\,\overline{\varphi(k)}^T + 10^{-6})`,
+    at a cost linear in N. Written channel first: keys, values and queries are
+    (D, N) as the convolution leaves them, hence no transposed copies.
+
+    Half-precision input is attended to in float32, with or without autocast: the sum over N
+    overflows float16 and the normaliser underflows it. k is divided by N before the product.
+
+    Args:
+        dim: Channels, a multiple of ``head_dim``.
+        head_dim: Channels of one head, in channel order.
+    """
+
+    eps = 1e-6
+
+    def __init__(self, dim: int, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.num_heads = dim // head_dim
+        self.qk = nn.Conv2d(dim, 2 * dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, H, W) -> (B, dim, H, W)."""
+        qk = self.qk(x)
+        with _without_autocast(x.device.type):
+            dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+            heads = (self.num_heads, self.head_dim)
+            qk = F.elu(qk.to(dtype).flatten(2)) + 1.0
+            q, k = (t.unflatten(1, heads) for t in qk.chunk(2, dim=1))
+            v = x.to(dtype).flatten(2).unflatten(1, heads)
+            k = k / v.shape[-1]
+            kv = v @ k.transpose(-1, -2)  # (B, heads, D, D)
+            normaliser = k.sum(-1, keepdim=True).transpose(-1, -2) @ q + self.eps
+            out = (kv @ q) / normaliser
+        return out.reshape(x.shape).to(x.dtype)
+
+
+class AxialConv(nn.Module):
+    """Sum of an 11x1 and a 1x11 depthwise convolution (global branch of stages 1 and 2)."""
+
+    def __init__(self, dim: int, kernel_size: int = 11) -> None:
+        super().__init__()
+        self.vertical = depthwise(dim, (kernel_size, 1))
+        self.horizontal = depthwise(dim, (1, kernel_size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, H, W) -> (B, dim, H, W)."""
+        return self.vertical(x) + self.horizontal(x)
+
+
+class TokenMixer(nn.Module):
+    """Asymmetrical decoupling of the features (paper: "asymmetrical feature decoupling").
+
+    A third of the channels goes through the global branch, a third each through a 3x3 and a 7x7
+    depthwise convolution.
+
+    Args:
+        dim: Channels of one group; the features have ``3 * dim``.
+        head_dim: Width of an attention head, ``None`` for the convolutional global branch.
+    """
+
+    def __init__(self, dim: int, head_dim: int | None) -> None:
+        super().__init__()
+        self.global_branch = AxialConv(dim) if head_dim is None else LinearAttention(dim, head_dim)
+        self.local3 = depthwise(dim, 3)
+        self.local7 = depthwise(dim, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3 * dim, H, W) -> (B, 3 * dim, H, W)."""
+        x_global, x_local3, x_local7 = x.chunk(3, dim=1)
+        return torch.cat(
+            (self.global_branch(x_global), self.local3(x_local3), self.local7(x_local7)), dim=1
+        )
+
+
+class Interaction(nn.Module):
+    """Inverted bottleneck that lets groups of channels meet: one half of the dual interaction.
+
+    norm -> 1x1 (expand) -> act -> depthwise 3x3 -> 1x1 (project), plus the input. There is no
+    activation between the depthwise convolution and the projection.
+
+    Args:
+        dim: Input channels.
+        ratio: Expansion of the hidden width.
+        norm_layer: Makes the norm for a number of channels.
+        act_layer: Makes the activation.
+        project: ``False`` leaves out projection and residual and returns ``ratio * dim`` channels
+            (last block of the published stage 4).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        ratio: int,
+        norm_layer: NormLayer,
+        act_layer: ActLayer,
+        project: bool = True,
+    ) -> None:
+        super().__init__()
+        self.norm = norm_layer(dim)
+        self.fc1 = nn.Conv2d(dim, ratio * dim, 1)
+        self.act = act_layer()
+        self.dwconv = depthwise(ratio * dim, 3)
+        self.fc2 = nn.Conv2d(ratio * dim, dim, 1) if project else None
+
+    def expand(self, x: Tensor) -> Tensor:
+        """(B, dim, H, W) -> (B, ratio * dim, H, W), all but the projection."""
+        return self.dwconv(self.act(self.fc1(self.norm(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, dim, H, W) -> (B, dim, H, W), or (B, ratio * dim, H, W) without projection."""
+        y = self.expand(x)
+        return y if self.fc2 is None else self.fc2(y) + x
+
+    def switch_to_deploy(self) -> None:
+        """Fold the norm into fc1; a second call does nothing."""
+        if is_foldable(self.norm):
+            self.fc1 = fold_norm_before(self.norm, self.fc1)
+            self.norm = nn.Identity()
+
+
+class CAREBlock(nn.Module):
+    """Token mixer on the features, then the dual interaction with the memory (paper: "dual
+    interaction").
+
+    ``f = Inter1(mixer(features))``, ``y = Inter2([memory | f])``, out = ``x + DropPath(gamma * y)``.
+
+    Args:
+        mem_dim: Memory channels; the block works on ``4 * mem_dim``.
+        ratios: Expansion of Inter1 and Inter2.
+        head_dim: Width of an attention head or ``None``, see :class:`TokenMixer`.
+        norm_layer: Makes the norm for a number of channels.
+        act_layer: Makes the activation.
+        drop_path: Module that drops its input per sample, or ``None``.
+        layer_scale_init_value: Initial gamma.
+        expand: Return Inter2's hidden channels, without gamma and residual (last block of the
+            published stage 4).
+    """
+
+    def __init__(
+        self,
+        mem_dim: int,
+        ratios: tuple[int, int],
+        head_dim: int | None,
+        norm_layer: NormLayer,
+        act_layer: ActLayer,
+        drop_path: nn.Module | None = None,
+        layer_scale_init_value: float = 1e-6,
+        expand: bool = False,
+    ) -> None:
+        super().__init__()
+        dim = 4 * mem_dim
+        self.split = (mem_dim, 3 * mem_dim)
+        self.out_channels = ratios[1] * dim if expand else dim
+        self.token_mixer = TokenMixer(mem_dim, head_dim)
+        self.inter1 = Interaction(3 * mem_dim, ratios[0], norm_layer, act_layer)
+        self.inter2 = Interaction(dim, ratios[1], norm_layer, act_layer, project=not expand)
+        gamma = None if expand else nn.Parameter(torch.full((dim,), float(layer_scale_init_value)))
+        self.register_parameter("gamma", gamma)
+        self.drop_path = nn.Identity() if drop_path is None or expand else drop_path
+        self.deploy = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 4 * mem_dim, H, W) -> (B, out_channels, H, W)."""
+        memory, features = x.split(self.split, dim=1)
+        c = torch.cat((memory, self.inter1(self.token_mixer(features))), dim=1)
+        if self.gamma is None:
+            return self.inter2(c)
+        gamma = self.gamma[:, None, None]
+        if self.deploy:  # fc2 carries gamma already
+            return x + gamma * c + self.inter2.fc2(self.inter2.expand(c))
+        return x + self.drop_path(gamma * self.inter2(c))
+
+    def switch_to_deploy(self) -> None:
+        """Fold the norms into the convolutions after them and gamma into Inter2's projection.
+
+        A second call does nothing. Training a deployed block is not meant to work: drop path is
+        gone.
+        """
+        if self.deploy:
+            return
+        self.inter1.switch_to_deploy()
+        self.inter2.switch_to_deploy()
+        if self.gamma is not None:
+            self.inter2.fc2 = fold_scale_after(self.inter2.fc2, self.gamma)
+        self.drop_path = nn.Identity()
+        self.deploy = True
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without padding and norm in either order: ``conv`` and ``norm``.
+
+    The stem is 4x4 stride 4 then norm; the downsampling before stages 2 to 4 is norm then 2x2
+    stride 2, over memory and features together. Sides that the stride does not divide are floored.
+    """
+
+    def __init__(
+        self, in_dim: int, out_dim: int, stride: int, norm_layer: NormLayer, norm_first: bool
+    ) -> None:
+        conv = nn.Conv2d(in_dim, out_dim, stride, stride)
+        super().__init__()
+        if norm_first:
+            self.norm = norm_layer(in_dim)
+            self.conv = conv
+        else:
+            self.conv = conv
+            self.norm = norm_layer(out_dim)
+        self.norm_first = norm_first
+
+    def switch_to_deploy(self) -> None:
+        """Fold the norm into the convolution; a second call does nothing."""
+        if is_foldable(self.norm):
+            self.conv = (
+                fold_norm_before(self.norm, self.conv)
+                if self.norm_first
+                else fold_norm_after(self.conv, self.norm)
+            )
+            self.norm = nn.Identity()

@@ -1,0 +1,62 @@
+"""The golden figures of the published model: weights and input anyone can regenerate."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+FOLDER = Path(__file__).parent / "data" / "golden"
+ARCHS = ("s0", "s1", "s2")
+
+
+def shapes(arch: str) -> dict[str, list[int]]:
+    """Every key of the authors' state dict with its shape."""
+    return json.loads((FOLDER / f"{arch}_state_dict.json").read_text())
+
+
+def gradient_norms(arch: str) -> dict[str, float]:
+    """L2 norm of the training loss's gradient, by the authors' key."""
+    return json.loads((FOLDER / f"{arch}_gradnorm.json").read_text())
+
+
+def arrays(arch: str) -> dict[str, torch.Tensor]:
+    """The reference outputs."""
+    with np.load(FOLDER / f"{arch}.npz") as file:
+        return {name: torch.from_numpy(file[name]).double() for name in file.files}
+
+
+def inputs() -> torch.Tensor:
+    """The reference input, (2, 3, 64, 96) in float64."""
+    return torch.from_numpy(np.random.default_rng([0, 7]).standard_normal((2, 3, 64, 96)))
+
+
+def state_dict(arch: str) -> dict[str, torch.Tensor]:
+    """Reproducible, well-conditioned weights under the authors' keys, in float64."""
+    weights = {}
+    for key, shape in shapes(arch).items():
+        rng = np.random.default_rng([0, zlib.crc32(key.encode())])
+        normal = rng.standard_normal(shape)
+        leaf = key.rsplit(".", 1)[-1]
+        if leaf == "num_batches_tracked":
+            value = np.zeros(shape, dtype=np.int64)
+        elif leaf == "running_var":
+            value = 0.5 + rng.random(shape)
+        elif leaf in ("running_mean", "bias"):
+            value = 0.1 * normal
+        elif leaf == "gamma":
+            value = 0.5 + 0.1 * normal
+        elif len(shape) == 1:
+            value = 1 + 0.1 * normal
+        else:
+            value = normal * np.prod(shape[1:]) ** -0.5
+        weights[key] = torch.as_tensor(value)
+    return weights
+
+
+def relative_error(actual: torch.Tensor, reference: torch.Tensor) -> float:
+    """max|actual - reference| / max|reference|."""
+    return float((actual - reference).abs().max() / reference.abs().max())
