@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
+from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from care_mm.errors import InputError
@@ -97,14 +98,27 @@ def _allowed_globals() -> list:
         *sorted(dtypes, key=lambda dtype: dtype.__name__),
         multiarray._reconstruct,
         multiarray.scalar,
-        *((multiarray._reconstruct, f"numpy.{m}.multiarray._reconstruct") for m in ("core", "_core")),
+        *(
+            (multiarray._reconstruct, f"numpy.{m}.multiarray._reconstruct")
+            for m in ("core", "_core")
+        ),
         *((multiarray.scalar, f"numpy.{m}.multiarray.scalar") for m in ("core", "_core")),
         (_history_buffer_method, "builtins.getattr"),
         (_history_buffer_method, "__builtin__.getattr"),
     ]
 
 
-def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
+def _reason(error: Exception) -> str:
+    """The error in one line, without torch's advice to read the file unsafely."""
+    if isinstance(error.__context__, UnpicklingError):
+        error = error.__context__
+    lines = str(error).strip().splitlines()
+    return (
+        re.split(r" (?:Please use|In PyTorch 2\.6)", lines[0])[0] if lines else type(error).__name__
+    )
+
+
+def read_checkpoint(path: str | Path, map_location: str | None = "cpu") -> dict:
     """Read a checkpoint without running any code that it may hold.
 
     ``.safetensors``, or whatever ``torch.save`` wrote, read with ``weights_only=True`` and a
@@ -120,18 +134,18 @@ def read_checkpoint(path: str | Path, map_location: str = "cpu") -> dict:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return {"state_dict": load_file(path, device=str(map_location))}
-        if hasattr(torch.serialization, "safe_globals"):
+            return {"state_dict": load_file(path, device=str(map_location or "cpu"))}
+        if digit_version(torch.__version__) >= digit_version("2.6"):
             with torch.serialization.safe_globals(_allowed_globals()):
                 content = torch.load(path, map_location=map_location, weights_only=True)
-        else:  # torch < 2.5 has its own list only
+        else:  # older ones take no (object, name) pairs: their own list only
             content = torch.load(path, map_location=map_location, weights_only=True)
     except ImportError:
         raise InputError(f"checkpoint {path}: reading it needs `pip install safetensors`") from None
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(
-            f"checkpoint {path}: refused, it is damaged or holds more than weights ({reason})"
+            f"checkpoint {path}: refused, it is damaged or holds more than weights "
+            f"({_reason(error)})"
         ) from error
     if not isinstance(content, Mapping):
         raise InputError(f"checkpoint {path}: holds a {type(content).__name__}, not weights")

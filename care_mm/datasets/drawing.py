@@ -143,7 +143,7 @@ def _place(
     """Centre x, y and diameter in pixels for one more object, or None where there is no room."""
     h, w = shape
     # Small to large; the middle of this law is about a quarter of the side.
-    diameter = size * math.exp(rng.triangular(math.log(1 / 12), math.log(0.34), math.log(1 / 2)))
+    diameter = size * math.exp(rng.triangular(math.log(1 / 12), math.log(0.42), math.log(0.55)))
     lean = bool(taken) and rng.random() < 0.3  # on or against another one; the rest lie free
     for _ in range(12):
         margin = diameter * rng.uniform(0.3, 0.55)

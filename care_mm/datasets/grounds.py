@@ -44,9 +44,14 @@ def mix(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
     return a + (b - a) * t[..., None]
 
 
-def colour(rng: Generator, saturation: tuple[float, float], value: tuple[float, float]):
-    """A colour (3,) of random hue."""
-    h, s, v = rng.random() * 6, rng.uniform(*saturation), rng.uniform(*value)
+def colour(
+    rng: Generator,
+    saturation: tuple[float, float],
+    value: tuple[float, float],
+    hue: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """A colour (3,) within the ranges; ``hue`` counts from red at 0 round to red at 1."""
+    h, s, v = rng.uniform(*(hue or (0, 1))) * 6, rng.uniform(*saturation), rng.uniform(*value)
     fade = np.clip(np.abs((h + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
     return (v * (1 - s + s * fade)).astype(np.float32)
 

@@ -1,8 +1,9 @@
 """The six kinds of object, each a small picture with an alpha channel.
 
 A kind is a function from coordinates to a :class:`Surface`. The coordinates (u, v) are the
-object's own: it fits the unit disc, whatever its size and rotation in the picture. Colours,
-patterns and light are common to the kinds, so that colour alone does not give a kind away.
+object's own: it fits the unit disc, whatever its size and rotation in the picture. Most
+objects of a kind share a hue and a pattern, as things do in the world; a fifth of them do not, so
+that colour alone does not give a kind away.
 """
 
 from __future__ import annotations
@@ -172,12 +173,29 @@ _RISE = {
 _STRETCH = {"leaf": 1.15, "pencil": 1.3}  # slim ones are longer, or they would be the small ones
 
 
-def _pattern(rng: Generator, s: np.ndarray, t: np.ndarray, small: bool) -> np.ndarray:
+_PLAIN, _STRIPES, _DOTS, _CHECKS, _MARBLE = range(5)
+# As things are in the world: most of a kind share a hue (0 to 1) and a pattern, some do not.
+_USUAL = {
+    "ball": (0.98, _DOTS),
+    "cube": (0.60, _CHECKS),
+    "leaf": (0.27, _PLAIN),
+    "pencil": (0.14, _STRIPES),
+    "ring": (0.49, _STRIPES),
+    "star": (0.82, _PLAIN),
+}
+_SHARE_USUAL = 0.8
+
+
+def _pattern(
+    rng: Generator, s: np.ndarray, t: np.ndarray, small: bool, usual: int | None
+) -> np.ndarray:
     """How much of the second colour (h, w) is where: plain, stripes, dots, checks or marble.
 
     A small object is plain or striped: on a few pixels the others are only noise.
     """
     style = rng.choice(5, p=[0.7, 0.3, 0, 0, 0] if small else [0.3, 0.22, 0.16, 0.14, 0.18])
+    if usual is not None and not (small and usual > _STRIPES):
+        style = usual
     per = rng.uniform(1.5, 2.6)
     if style == 0:
         return np.zeros(s.shape, np.float32)
@@ -192,10 +210,16 @@ def _pattern(rng: Generator, s: np.ndarray, t: np.ndarray, small: bool) -> np.nd
     return step(np.sin(s * 3 + cloud * 9), -0.5, 0.9)
 
 
-def _colours(rng: Generator, ground: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours (3,) for an object; the first differs from ``ground`` (3,), so it can be seen."""
-    for _ in range(24):
-        first = colour(rng, (0.35, 0.95), (0.5, 0.98))
+def _colours(
+    rng: Generator, ground: np.ndarray, hue: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two colours (3,) for an object; the first differs from ``ground`` (3,), so it can be seen.
+
+    ``hue`` is kept to, more loosely from try to try.
+    """
+    for spread in np.linspace(0.04, 0.12, 24):
+        near = None if hue is None else (hue - spread, hue + spread)
+        first = colour(rng, (0.45, 0.95), (0.5, 0.98), near)
         if np.abs(first - ground).sum() > 0.7:
             break
     second = first * rng.uniform(0.45, 0.7)
@@ -236,8 +260,9 @@ def draw_object(
     c, s = math.cos(turn), math.sin(turn)
     surface = _KINDS[name](dx * c + dy * s, dy * c - dx * s, rng)
 
-    first, second = _colours(rng, ground)
-    rgb = mix(first, second, _pattern(rng, *surface.texture, diameter < 30 * unit))
+    hue, pattern = _USUAL[name] if rng.random() < _SHARE_USUAL else (None, None)
+    first, second = _colours(rng, ground, hue)
+    rgb = mix(first, second, _pattern(rng, *surface.texture, diameter < 30 * unit, pattern))
     for where, what in surface.paint:
         rgb = np.where(where[..., None], what, rgb)
     speckle = 1 + 0.05 * (noise(rng, (n * k, n * k), 2.0 * k) - 0.5)

@@ -1,1 +1,1 @@
-"""What mmengine lacks: checked configs, preflight, CPU processes, inference, a picture at the end."""
+"""What mmengine lacks: checked configs, preflight, processes on the CPU, inference, a summary."""

@@ -117,3 +117,35 @@ def use_auto_scale_lr(config: Config) -> None:
 def default_work_dir(config: Config) -> str:
     """``work_dirs/<name of the config>``, as MM's own tools have it."""
     return str(Path("work_dirs") / Path(config.filename).stem)
+
+
+def use_show_dir(config: Config, folder: str) -> None:
+    """Write a picture with predictions and truth for every tested image.
+
+    Raises:
+        InputError: The config has no visualization hook that can.
+    """
+    folder = str(Path(folder).absolute())
+    hook = config.get("default_hooks", {}).get("visualization") or {}
+    settings = {
+        "DetVisualizationHook": {"draw": True, "test_out_dir": folder},
+        "SegVisualizationHook": {"draw": True, "interval": 1},
+        "VisualizationHook": {"enable": True, "interval": 1, "out_dir": folder},
+    }
+    if hook.get("type") not in settings:
+        raise InputError("--show-dir: the config has no default_hooks.visualization to draw with")
+    hook.update(settings[hook["type"]])
+    config.visualizer["save_dir"] = folder
+
+
+def use_out_file(config: Config, file: str) -> None:
+    """Keep the predictions of a test in a pickle, as MM's own tools do.
+
+    Raises:
+        InputError: The file exists.
+    """
+    if Path(file).exists():
+        raise InputError(f"--out {file}: exists already, choose another name")
+    evaluators = config.test_evaluator
+    evaluators = list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]
+    config.test_evaluator = [*evaluators, dict(type="DumpResults", out_file_path=file)]

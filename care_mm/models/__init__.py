@@ -1,1 +1,4 @@
-"""The model, leaf to root: ``fold``, ``layers``, ``arch``, ``backbone``; ``classifier`` needs mmpretrain."""
+"""The model, leaf to root: ``fold``, ``layers``, ``arch``, ``backbone``.
+
+``classifier`` needs mmpretrain.
+"""

@@ -36,7 +36,12 @@ class Arch:
         lengths = {field.name: len(getattr(self, field.name)) for field in fields(self)}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             raise ValueError(f"arch: every entry needs one item per stage, got {lengths}")
-        numbers = [*self.depths, *self.mem_dims, *(r for pair in self.interaction_ratios for r in pair)]
+        if any(len(pair) != 2 for pair in self.interaction_ratios):
+            raise ValueError(
+                f"arch: interaction_ratios needs a pair per stage, got {self.interaction_ratios}"
+            )
+        ratios = [ratio for pair in self.interaction_ratios for ratio in pair]
+        numbers = [*self.depths, *self.mem_dims, *ratios]
         if not all(isinstance(n, int) and n > 0 for n in numbers):
             raise ValueError(
                 "arch: depths, mem_dims and interaction_ratios must be positive integers, got "

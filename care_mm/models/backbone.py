@@ -24,15 +24,24 @@ from care_mm.models.layers import CAREBlock, ConvNorm
 
 @contextmanager
 def _running_stats_kept(module: nn.Module) -> Iterator[None]:
-    """Let batch norms normalise without a second update of their running statistics."""
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for norm in norms:
-        norm.track_running_stats = False
+    """Let batch norms update copies of their running statistics, which are thrown away.
+
+    Turning the tracking off instead would save fewer tensors for the backward pass than the
+    first forward did, which activation checkpointing refuses.
+    """
+    kept = [
+        (norm, name, buffer)
+        for norm in module.modules()
+        if isinstance(norm, _BatchNorm)
+        for name, buffer in norm.named_buffers(recurse=False)
+    ]
+    for norm, name, buffer in kept:
+        setattr(norm, name, buffer.clone())
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, name, buffer in kept:
+            setattr(norm, name, buffer)
 
 
 class CAREStage(BaseModule):
@@ -166,7 +175,9 @@ class CARETransformer(BaseModule):
                 )
                 for j in range(depth)
             ]
-            downsample = ConvNorm(dims[i - 1], dims[i], 2, norm_layer, norm_first=True) if i else None
+            downsample = (
+                ConvNorm(dims[i - 1], dims[i], 2, norm_layer, norm_first=True) if i else None
+            )
             self.stages.append(CAREStage(downsample, blocks, with_cp))
 
         self.out_channels = tuple(self.stages[i].out_channels for i in self.out_indices)
@@ -223,9 +234,7 @@ class CARETransformer(BaseModule):
             ValueError: Wrong number of channels, or a side shorter than the largest stride.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f"input of shape {tuple(x.shape)}: need (B, {self.in_channels}, H, W)"
-            )
+            raise ValueError(f"input of shape {tuple(x.shape)}: need (B, {self.in_channels}, H, W)")
         if x.shape[2] < self.min_size or x.shape[3] < self.min_size:
             raise ValueError(
                 f"input of {x.shape[2]}x{x.shape[3]} pixels is too small: both sides need at "

@@ -56,7 +56,9 @@ def fold_norm_before(norm: _BatchNorm, conv: nn.Conv2d) -> nn.Conv2d:
             fold would be wrong at the border) or is grouped.
     """
     if any(conv.padding) or conv.groups != 1:
-        raise ValueError("a norm folds into the convolution after it only without padding and groups")
+        raise ValueError(
+            "a norm folds into the convolution after it only without padding and groups"
+        )
     scale, shift = _affine(norm)
     bias = _bias(conv) + conv.weight.sum((2, 3)) @ shift
     return _replace(conv, conv.weight * scale[None, :, None, None], bias)

@@ -166,7 +166,8 @@ class CAREBlock(nn.Module):
     """Token mixer on the features, then the dual interaction with the memory (paper: "dual
     interaction").
 
-    ``f = Inter1(mixer(features))``, ``y = Inter2([memory | f])``, out = ``x + DropPath(gamma * y)``.
+    ``f = Inter1(mixer(features))``, ``y = Inter2([memory | f])``,
+    out = ``x + DropPath(gamma * y)``.
 
     Args:
         mem_dim: Memory channels; the block works on ``4 * mem_dim``.

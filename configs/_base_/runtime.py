@@ -1,5 +1,5 @@
 # What every job shares; a task's base adds its scope and visualizer.
-custom_imports = dict(imports=['care_mm'], allow_failed_imports=False)
+custom_imports = dict(imports=['care_mm', 'care_mm.engine.summary'], allow_failed_imports=False)
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
@@ -16,6 +16,7 @@ env_cfg = dict(
 
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
+custom_hooks = [dict(type='SummaryHook')]
 log_level = 'INFO'
 load_from = None
 resume = False

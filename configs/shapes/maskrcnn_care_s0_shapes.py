@@ -2,7 +2,9 @@
 # the pictures are small and the neck and heads thin.
 _base_ = ['../_base_/models/maskrcnn_care.py', '../_base_/runtime_det.py']
 
-custom_imports = dict(imports=['care_mm', 'care_mm.datasets.shapes'], allow_failed_imports=False)
+custom_imports = dict(
+    imports=['care_mm', 'care_mm.engine.summary', 'care_mm.datasets.shapes'],
+    allow_failed_imports=False)
 data_root = 'data/shapes/coco/'
 classes = ('ball', 'cube', 'leaf', 'pencil', 'ring', 'star')
 train_pipeline = [
@@ -26,7 +28,7 @@ dataset = dict(
     data_root=data_root,
     metainfo=dict(classes=classes))
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
@@ -55,7 +57,17 @@ test_evaluator = val_evaluator
 
 width = 64
 model = dict(
-    backbone=dict(norm_eval=False, layer_scale_init_value=0.1, init_cfg=None),
+    # From random weights in few steps: variance-keeping initialisation and a large layer scale.
+    backbone=dict(
+        norm_eval=False,
+        layer_scale_init_value=0.5,
+        out_norm_cfg=dict(type='BN'),
+        init_cfg=dict(
+            _delete_=True,
+            type='Kaiming',
+            layer='Conv2d',
+            mode='fan_in',
+            nonlinearity='linear')),
     neck=dict(out_channels=width),
     rpn_head=dict(in_channels=width, feat_channels=width, anchor_generator=dict(scales=[6])),
     roi_head=dict(
@@ -67,7 +79,7 @@ model = dict(
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=300, max_per_img=100),
-        rcnn=dict(sampler=dict(num=48))),
+        rcnn=dict(sampler=dict(num=32))),
     test_cfg=dict(
         rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=30)))
 
@@ -89,6 +101,6 @@ optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=10.0))
-auto_scale_lr = dict(enable=False, base_batch_size=8)
+auto_scale_lr = dict(enable=False, base_batch_size=4)
 default_hooks = dict(logger=dict(interval=10))
 randomness = dict(seed=0)

@@ -1,0 +1,84 @@
+# `make demo` and `make test` do all set-up on first use. They need Python 3.10 to 3.12 with its
+# headers, a C++ compiler, make, and the network the first time; PYTHON=... names an interpreter.
+
+UV_VERSION := 0.13.9
+PYTHONS := $(PYTHON) python3.12 python3.11 python3.10 python3
+PY := .venv/bin/python
+# Contents, not dates: a checkout that changes nothing sets nothing up. And the place, because
+# scripts in .venv hold it.
+KEY := $(shell { pwd; cat Makefile pyproject.toml requirements.txt; } | cksum | cut -d' ' -f1)
+READY := .venv/ready-$(KEY)
+
+export UV_PYTHON_DOWNLOADS := never
+unexport PYTHONPATH PYTHONHOME UV_SYSTEM_PYTHON
+
+# mmcv is compiled against the torch that is installed, and kept under what it was compiled for.
+# uv's own cache would do where the registry sends caching headers; not every mirror does.
+MMCV := $(shell grep '^onedl-mmcv==' requirements.txt)
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/care_mm
+build_key := import os, sys, torch; \
+	cuda = torch.cuda.is_available() or os.environ.get("FORCE_CUDA") == "1"; \
+	print("$(subst ==,-,$(MMCV))-py%d%d" % sys.version_info[:2], \
+	"torch" + torch.__version__, "cuda" if cuda else "cpu", sep="-")
+
+comma := ,
+fail = { echo "set-up: $(1)" >&2; exit 1; }
+in_range := import sys; (3, 10) <= sys.version_info[:2] <= (3, 12) or sys.exit(1)
+# They are run, not looked up: a version manager's shim may be there and not work.
+BASE = $(or $(shell for p in $(PYTHONS); do \
+	$$p -c '$(in_range); print(sys.executable)' 2>/dev/null && break; done),$(error \
+	set-up: none of "$(strip $(PYTHONS))" is Python 3.10 to 3.12: install one, or name it with PYTHON=))
+# The uv on the PATH if it is as new as ours.
+UV := $(shell v=$$(uv --version 2>/dev/null | cut -d' ' -f2); \
+	printf '%s\n' $(UV_VERSION) "$$v" | sort -CV && echo uv || echo .uv/$(UV_VERSION)/bin/uv)
+
+.PHONY: help setup demo test requirements clean-env
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
+
+setup: $(READY) ## make or refresh the environment in .venv; the targets below do it by themselves
+
+demo: $(READY) ## train Mask R-CNN with CARE-S0 on the embedded data set, in minutes on two CPU cores
+	$(PY) tools/train.py configs/shapes/maskrcnn_care_s0_shapes.py --work-dir work_dirs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+test: $(READY) ## lint, check the format, and run the tests
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pytest
+
+$(READY): $(filter .uv/%,$(UV))
+	@echo "set-up: $(BASE), $(UV)"; rm -f .venv/ready-*
+	@$${CXX:-c++} --version >/dev/null || $(call fail,mmcv's operators need a C++ compiler: \
+		install g++ or clang$(comma) or name one with CXX=)
+	@test -f "$$('$(BASE)' -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
+		$(call fail,mmcv's operators need Python's headers: install python3-dev for $(BASE))
+	@$(PY) -c '$(in_range)' 2>/dev/null || $(UV) venv --quiet --clear --python '$(BASE)' .venv
+	@echo "set-up: installing the packages (about 3 GB the first time)"
+	@grep -v '^onedl-mmcv==' requirements.txt | $(UV) pip sync --python .venv - || \
+		$(call fail,uv could not install requirements.txt: no network or no disk space?)
+	@key=$$($(PY) -c '$(build_key)') && wheels="$(CACHE)/$$key" && { test -d "$$wheels" || { \
+		echo "set-up: compiling mmcv's operators once: 10 to 25 minutes on two cores"; \
+		rm -rf "$$wheels.new"; PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m pip wheel --quiet --no-deps \
+			--no-build-isolation --no-cache-dir --wheel-dir "$$wheels.new" $(MMCV) && \
+		$(PY) -m zipfile --list "$$wheels.new"/*.whl | grep --quiet mmcv/_ext && \
+		mv "$$wheels.new" "$$wheels"; }; } && \
+	$(UV) pip install --python .venv --no-deps --offline "$$wheels"/*.whl || \
+		$(call fail,mmcv did not compile; docs/install.md has the usual reasons)
+	@$(UV) pip install --python .venv --no-deps --no-build-isolation --editable . || \
+		$(call fail,care_mm itself could not be installed)
+	@$(PY) tools/check_env.py --quick
+	@touch $@
+
+.uv/%/bin/uv:
+	@echo "set-up: fetching uv $*"
+	@rm -rf .uv; '$(BASE)' -m venv .uv/$* && .uv/$*/bin/pip install --quiet uv==$* || \
+		{ rm -rf .uv; '$(BASE)' -m pip install --quiet --target .uv/$* uv==$*; } || \
+		$(call fail,could not fetch uv: no network$(comma) or Python is without both venv and pip)
+
+requirements: $(filter .uv/%,$(UV)) ## pin the closure of pyproject.toml in requirements.txt
+	$(UV) pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.10 \
+		--no-annotate --no-emit-package opencv-python \
+		--custom-compile-command "make requirements" --output-file requirements.txt
+
+clean-env: ## remove .venv and .uv; mmcv's compiled operators stay in ~/.cache/care_mm
+	rm -rf .venv .uv

@@ -1,0 +1,44 @@
+"""Commands run as a user runs them: in a process of their own, from a folder of the user's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+Run = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """``run('tools/x.py', 'arg', ..., cwd=folder, processes=1)`` -> the completed process."""
+
+    def call(tool: str, *args: object, cwd: Path, processes: int = 1):
+        launcher = []
+        if processes > 1:
+            launcher = ["-m", "torch.distributed.run", "--standalone"]
+            launcher += [f"--nproc_per_node={processes}"]
+        return subprocess.run(
+            [sys.executable, *launcher, str(REPOSITORY / tool), *map(str, args)],
+            cwd=cwd,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(cwd)},
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+
+    return call
+
+
+def one_line(process: subprocess.CompletedProcess) -> str:
+    """The error of a refused command: status 2 and one line on stderr, which is returned."""
+    assert process.returncode == 2, process.stderr + process.stdout
+    lines = [line for line in process.stderr.splitlines() if "error:" in line]
+    assert len(lines) == 1, process.stderr
+    assert "Traceback" not in process.stderr
+    return lines[0]

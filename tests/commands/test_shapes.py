@@ -1,0 +1,31 @@
+"""The demo's config: in two processes, and from a folder where nothing is drawn yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from commands.conftest import REPOSITORY, Run
+
+CONFIG = REPOSITORY / "configs" / "shapes" / "maskrcnn_care_s0_shapes.py"
+DRAW = dict(num_train=8, num_val=2, size=96)
+SETTINGS = f"""
+_base_ = {str(CONFIG)!r}
+custom_imports = dict(
+    imports=['care_mm', 'care_mm.engine.summary', 'care_mm.datasets.shapes', 'equal_ranks'])
+train_dataloader = dict(batch_size=2, dataset=dict(draw={DRAW}))
+val_dataloader = dict(batch_size=1, dataset=dict(draw={DRAW}))
+train_cfg = dict(max_epochs=2)
+custom_hooks = [dict(type='EqualRanksHook'), dict(type='SummaryHook')]
+"""
+
+
+def test_two_processes_stay_equal(tmp_path: Path, run: Run, monkeypatch) -> None:
+    config = tmp_path / "two.py"
+    config.write_text(SETTINGS)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    args = (config, "--launcher", "pytorch", "--work-dir", "run")
+    result = run("tools/train.py", *args, cwd=tmp_path, processes=2)
+    assert result.returncode == 0, result.stderr
+    assert "ranks equal over 4 steps" in result.stdout  # 8 images, 2 x 2 a step, 2 epochs
+    assert (tmp_path / "data" / "shapes" / "coco").is_dir(), "the data were not drawn"
+    assert (tmp_path / "run" / "predictions.png").is_file()
