@@ -290,7 +290,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(tmp_path):
 
 def test_a_damaged_marker_is_named(tmp_path):
     (tmp_path / "shapes.json").write_text('{"format": 1')
-    with pytest.raises(InputError, match="shapes.json is damaged"):
+    with pytest.raises(InputError, match=r"shapes\.json is damaged"):
         ensure_shapes(tmp_path, **TINY)
 
 

@@ -77,12 +77,12 @@ def test_channels_and_strides_are_as_declared(expand_last: bool, arch: str) -> N
     last = CHANNELS[arch][-1] if expand_last else CHANNELS[arch][-1] // 4
     assert backbone.out_channels == (*CHANNELS[arch][:-1], last)
     assert backbone.out_strides == (4, 8, 16, 32)
-    for height, width in ((32, 32), (64, 64), (64, 96), (67, 45), (33, 95)):
+    for height, width in ((32, 32), (64, 96), (67, 45)):
         with torch.no_grad():
-            outs = backbone(torch.randn(2, 3, height, width))
+            outs = backbone(torch.randn(1, 3, height, width))
         assert isinstance(outs, tuple)
         assert [tuple(out.shape) for out in outs] == [
-            (2, channels, height // stride, width // stride)
+            (1, channels, height // stride, width // stride)
             for channels, stride in zip(backbone.out_channels, backbone.out_strides, strict=True)
         ]
         assert all(torch.isfinite(out).all() for out in outs)

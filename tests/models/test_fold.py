@@ -116,7 +116,8 @@ def test_only_norms_with_fixed_statistics_are_foldable(norm: nn.Module, foldable
 @pytest.mark.parametrize("arch", golden.ARCHS)
 @torch.no_grad()
 def test_every_deployed_part_equals_the_unfolded_one(arch: str) -> None:
-    backbone, deployed = golden_backbone(arch), golden_backbone(arch)
+    backbone = golden_backbone(arch)
+    deployed = copy.deepcopy(backbone)
     deployed.switch_to_deploy()
     parts = [(3, backbone.stem, deployed.stem)]
     for stage, other in zip(backbone.stages, deployed.stages, strict=True):
