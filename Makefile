@@ -44,7 +44,7 @@ demo: $(READY) ## train Mask R-CNN with CARE-S0 on the embedded data set, in min
 test: $(READY) ## lint, check the format, and run the tests
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --dist loadfile
 
 $(READY): $(filter .uv/%,$(UV))
 	@echo "set-up: $(BASE), $(UV)"; rm -f .venv/ready-*

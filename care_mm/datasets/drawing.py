@@ -14,7 +14,7 @@ from numpy.random import Generator
 from care_mm.datasets.grounds import MATERIALS, draw_ground, noise, step
 from care_mm.datasets.objects import OBJECTS, Sprite, draw_object
 
-_MIN_VISIBLE = 0.35  # share of an object that must be seen for it to stay in its scene
+_MIN_VISIBLE = 0.5  # share of an object that must be seen for it to stay in its scene
 _MIN_AREA = 20  # pixels of a visible mask
 
 
@@ -142,9 +142,9 @@ def _place(
 ) -> tuple[float, float, float] | None:
     """Centre x, y and diameter in pixels for one more object, or None where there is no room."""
     h, w = shape
-    # Small to large; the middle of this law is about a quarter of the side.
-    diameter = size * math.exp(rng.triangular(math.log(1 / 12), math.log(0.42), math.log(0.55)))
-    lean = bool(taken) and rng.random() < 0.3  # on or against another one; the rest lie free
+    # Small to large, from 1/12 to 7/12 of the side; half of them are above a third.
+    diameter = size / 12 * 7.0 ** rng.beta(3, 1.25)
+    lean = bool(taken) and rng.random() < 0.2  # on or against another one; the rest lie free
     for _ in range(12):
         margin = diameter * rng.uniform(0.3, 0.55)
         x, y = rng.uniform(margin, w - margin), rng.uniform(margin, h - margin)
@@ -252,7 +252,7 @@ def draw_scene(rng: Generator, size: int, *, empty: bool = False, crowd: bool = 
     if crowd:
         pile, disc = _pile(rng, canvas, size, light)
         taken.append(disc)
-    for _ in range(0 if empty else 1 + rng.choice(7, p=[0.14, 0.2, 0.22, 0.18, 0.13, 0.08, 0.05])):
+    for _ in range(0 if empty else 1 + rng.choice(7, p=[0.18, 0.26, 0.24, 0.16, 0.09, 0.05, 0.02])):
         if (place := _place(rng, shape, size, taken)) is not None:
             taken.append(place)
             x, y, diameter = place

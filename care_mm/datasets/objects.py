@@ -2,7 +2,7 @@
 
 A kind is a function from coordinates to a :class:`Surface`. The coordinates (u, v) are the
 object's own: it fits the unit disc, whatever its size and rotation in the picture. Most
-objects of a kind share a hue and a pattern, as things do in the world; a fifth of them do not, so
+objects of a kind share a hue and a pattern, as things do in the world; a tenth of them do not, so
 that colour alone does not give a kind away.
 """
 
@@ -81,10 +81,32 @@ def _cube(u: np.ndarray, v: np.ndarray, rng: Generator) -> Surface:
     return Surface(inside, tuple(normal), tuple(texture), gloss=0.1, shade=shade)
 
 
+def _flower(u: np.ndarray, v: np.ndarray, rng: Generator) -> Surface:
+    petals = int(rng.integers(5, 8))
+    r, angle = np.maximum(np.hypot(u, v), 1e-3), np.arctan2(v, u)
+    lobe = np.abs(np.cos(angle * petals / 2))  # 1 along a petal, 0 between two
+    edge = 0.52 + 0.48 * lobe**0.6
+    heart = r < rng.uniform(0.24, 0.3)
+    slope = np.where(heart, 2.2 * r, -0.45 * (1 - r / edge) - 0.15)  # a dome in a shallow cup
+    z = 1 / np.sqrt(1 + slope * slope)
+    normal = (slope * u / r * z, slope * v / r * z, z)
+    shade = np.where(heart, 1.0, 0.6 + 0.4 * step(lobe, 0.05, 0.6))
+    shade = shade * (1 + 0.08 * np.where(heart, 0, np.sin(angle * petals * 6)))  # veins
+    pollen = colour(rng, (0.5, 0.8), (0.3, 0.55), (0.06, 0.1))
+    return Surface(
+        r <= edge,
+        normal,
+        (1.6 * r - 1, angle / np.pi),
+        gloss=0.05,
+        shade=shade,
+        paint=((heart, pollen),),
+    )
+
+
 def _leaf(u: np.ndarray, v: np.ndarray, rng: Generator) -> Surface:
     v = v - rng.uniform(-0.22, 0.22) * (u * u - 0.3)  # bent
     x = np.clip((u + 0.68) / 1.66, 0, 1)
-    width = rng.uniform(0.85, 1.1) * x**0.55 * (1 - x) ** 0.8
+    width = rng.uniform(1.2, 1.5) * x**0.55 * (1 - x) ** 0.8
     width = width * (1 + 0.07 * (np.abs((x * 9) % 1 - 0.5) * 2 - 0.5))  # serrated
     stem = (u > -0.98) & (u < -0.6) & (np.abs(v) < 0.045)
     inside = (np.abs(v) < width) & (x > 0) & (x < 1) | stem
@@ -96,31 +118,6 @@ def _leaf(u: np.ndarray, v: np.ndarray, rng: Generator) -> Surface:
     normal = (0.14 * z, -tilt * z, z)
     shade = np.where(stem & (x < 0.03), 0.6, 1 + 0.3 * vein)
     return Surface(inside, normal, (u, v), gloss=0.08, shade=shade)
-
-
-def _pencil(u: np.ndarray, v: np.ndarray, rng: Generator) -> Surface:
-    half = rng.uniform(0.17, 0.2)
-    w = v / half
-    cone, tip, metal, rubber = 0.58, 0.87, -0.7, -0.82
-    width = np.where(u > cone, np.clip((1 - u) / (1 - cone), 0, 1), 1.0)
-    inside = (
-        (np.abs(w) <= width) & (u <= 0.99) & (np.hypot(np.minimum(u + 0.88, 0) / half, w) <= 1.02)
-    )
-    face = np.clip(np.round(w * 1.45), -1, 1)  # a hexagonal barrel shows three faces
-    body = u < cone + 0.045 * np.cos(w * 3 * np.pi)  # scallops where the blade cut
-    round_ = np.clip(w / np.maximum(width, 1e-3), -1, 1)
-    ny = np.where(body & (u > metal), 0.75 * face, 0.9 * round_)
-    nz = np.sqrt(np.clip(1 - ny * ny, 0, 1))
-    wood, lead, metallic = np.array([[0.87, 0.7, 0.48], [0.2, 0.2, 0.22], [0.78, 0.78, 0.74]], "f4")
-    ferrule = metallic * (0.8 + 0.2 * np.sign(np.sin(u * 120)))[..., None]
-    eraser = colour(rng, (0.3, 0.6), (0.75, 0.95))
-    paint = (
-        (~body, wood),
-        (u > tip, lead),
-        (u < metal, ferrule),
-        (u < rubber, eraser),
-    )
-    return Surface(inside, (np.zeros_like(u), ny, nz), (u, face), gloss=0.3, paint=paint)
 
 
 def _ring(u: np.ndarray, v: np.ndarray, rng: Generator) -> Surface:
@@ -156,8 +153,8 @@ def _star(u: np.ndarray, v: np.ndarray, rng: Generator) -> Surface:
 _KINDS: dict[str, Callable[[np.ndarray, np.ndarray, Generator], Surface]] = {
     "ball": _ball,
     "cube": _cube,
+    "flower": _flower,
     "leaf": _leaf,
-    "pencil": _pencil,
     "ring": _ring,
     "star": _star,
 }
@@ -165,12 +162,12 @@ OBJECTS = tuple(_KINDS)
 _RISE = {
     "ball": 0.9,
     "cube": 0.9,
+    "flower": 0.15,
     "leaf": 0.12,
-    "pencil": 0.25,
     "ring": 0.35,
     "star": 0.3,
 }  # height / radius
-_STRETCH = {"leaf": 1.15, "pencil": 1.3}  # slim ones are longer, or they would be the small ones
+_STRETCH = {"leaf": 1.15}  # slim, so longer, or it would be the small one
 
 
 _PLAIN, _STRIPES, _DOTS, _CHECKS, _MARBLE = range(5)
@@ -178,12 +175,12 @@ _PLAIN, _STRIPES, _DOTS, _CHECKS, _MARBLE = range(5)
 _USUAL = {
     "ball": (0.98, _DOTS),
     "cube": (0.60, _CHECKS),
+    "flower": (0.12, _PLAIN),
     "leaf": (0.27, _PLAIN),
-    "pencil": (0.14, _STRIPES),
     "ring": (0.49, _STRIPES),
     "star": (0.82, _PLAIN),
 }
-_SHARE_USUAL = 0.8
+_SHARE_USUAL = 0.9
 
 
 def _pattern(
@@ -220,7 +217,7 @@ def _colours(
     for spread in np.linspace(0.04, 0.12, 24):
         near = None if hue is None else (hue - spread, hue + spread)
         first = colour(rng, (0.45, 0.95), (0.5, 0.98), near)
-        if np.abs(first - ground).sum() > 0.7:
+        if np.abs(first - ground).sum() > 0.85:
             break
     second = first * rng.uniform(0.45, 0.7)
     if rng.random() < 0.6:

@@ -109,7 +109,7 @@ def test_scenes_keep_their_promises():
         assert 1 <= len(objects) <= 7
         assert len(scene.instances) - len(objects) == (seed % 4 == 0)
         assert sum(i.mask.astype(int) for i in scene.instances).max() == 1  # one owner a pixel
-        assert all(0.35 <= i.visible <= 1 for i in objects)
+        assert all(0.5 <= i.visible <= 1 for i in objects)
         kinds |= {i.kind for i in objects}
     assert shapes == {(48, 64), (64, 64), (64, 48)}
     assert kinds == set(range(len(OBJECTS)))
