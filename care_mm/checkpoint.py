@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from care_mm.models.backbone import CARETransformer
 
 StateDict = dict[str, Tensor]
+URL_SCHEMES = ("http://", "https://")
 
 # The authors' name of a module (below its stage or block) -> ours.
 OFFICIAL_NAMES = {
@@ -118,16 +119,34 @@ def _reason(error: Exception) -> str:
     )
 
 
+def _local_path(checkpoint: str) -> Path:
+    """The file itself, or where torch's hub cache keeps the download of a URL."""
+    if not checkpoint.startswith(URL_SCHEMES):
+        return Path(checkpoint).expanduser()
+    path = Path(torch.hub.get_dir()) / "checkpoints" / checkpoint.rsplit("/", 1)[-1]
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(checkpoint, str(path))
+    return path
+
+
 def read_checkpoint(path: str | Path, map_location: str | None = "cpu") -> dict:
     """Read a checkpoint without running any code that it may hold.
 
     ``.safetensors``, or whatever ``torch.save`` wrote, read with ``weights_only=True`` and a
     narrow allow-list. There is no fallback.
 
+    Args:
+        path: A file, or the URL of one, which is downloaded once.
+        map_location: As in ``torch.load``.
+
     Raises:
         InputError: The file is missing, is no checkpoint, or holds something that is not allowed.
     """
-    path = Path(path).expanduser()
+    try:
+        path = _local_path(str(path))
+    except OSError as error:
+        raise InputError(f"checkpoint {path}: could not be downloaded ({error})") from error
     if not path.is_file():
         raise InputError(f"checkpoint {path}: no such file")
     try:
@@ -168,17 +187,6 @@ def state_dict_of(content: Mapping, path: str | Path) -> StateDict:
     return tensors
 
 
-def _local_path(checkpoint: str) -> Path:
-    """The file itself, or where torch's hub cache keeps the download of a URL."""
-    if not checkpoint.startswith(("http://", "https://")):
-        return Path(checkpoint).expanduser()
-    path = Path(torch.hub.get_dir()) / "checkpoints" / checkpoint.rsplit("/", 1)[-1]
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(checkpoint, str(path))
-    return path
-
-
 def load_pretrained(backbone: CARETransformer, checkpoint: str, prefix: str | None = None) -> None:
     """Load a checkpoint of ours or the authors' into a backbone, and log how much matched.
 
@@ -193,8 +201,7 @@ def load_pretrained(backbone: CARETransformer, checkpoint: str, prefix: str | No
     Raises:
         InputError: Missing or unreadable file, or one that does not cover the backbone.
     """
-    path = _local_path(checkpoint)
-    state = state_dict_of(read_checkpoint(path), path)
+    state = state_dict_of(read_checkpoint(checkpoint), checkpoint)
     if is_official(state):
         state = convert_official(state)
     if prefix is None and any(key.startswith("backbone.") for key in state):
@@ -213,12 +220,15 @@ def load_pretrained(backbone: CARETransformer, checkpoint: str, prefix: str | No
         "left over": list(_left_over(backbone, state)),
     }
     refuse_misfits(
-        f"checkpoint {path} does not fit this backbone (another arch?)", len(expected), problems
+        f"checkpoint {checkpoint} does not fit this backbone (of another arch, or only one of the "
+        "two is deployed?)",
+        len(expected),
+        problems,
     )
     backbone.load_state_dict({k: state[k] for k in shared}, strict=False)
     fresh = len(expected) - len(shared)
     print_log(
-        f"CARETransformer: {len(shared)} of {len(expected)} tensors loaded from {path}"
+        f"CARETransformer: {len(shared)} of {len(expected)} tensors loaded from {checkpoint}"
         + (f", {fresh} start fresh" if fresh else ""),
         logger="current",
     )
@@ -250,11 +260,11 @@ def _left_over(backbone: CARETransformer, state: Mapping[str, Tensor]) -> Iterat
 
 @contextmanager
 def safe_loading() -> Iterator[None]:
-    """Within this context mmengine reads local checkpoints (load_from, resume) with
+    """Within this context mmengine reads checkpoints (load_from, resume) with
     :func:`read_checkpoint`, in place of a loader that falls back to running pickled code.
     """
     schemes = dict(CheckpointLoader._schemes)
-    CheckpointLoader.register_scheme("", read_checkpoint, force=True)
+    CheckpointLoader.register_scheme(["", *URL_SCHEMES], read_checkpoint, force=True)
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks import DropPath
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import BaseModule, ModuleList, initialize
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -223,6 +223,7 @@ class CARETransformer(BaseModule):
         if not pretrained:
             super().init_weights()
             return
+        initialize(self, [cfg for cfg in cfgs if cfg not in pretrained])
         for cfg in pretrained:
             load_pretrained(self, cfg["checkpoint"], prefix=cfg.get("prefix"))
         self._is_init = True

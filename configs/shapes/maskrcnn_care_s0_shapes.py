@@ -6,7 +6,10 @@ custom_imports = dict(
     imports=['care_mm', 'care_mm.engine.summary', 'care_mm.datasets.shapes'],
     allow_failed_imports=False)
 data_root = 'data/shapes/coco/'
-classes = ('ball', 'cube', 'flower', 'leaf', 'ring', 'star')
+metainfo = dict(
+    classes=('ball', 'cube', 'flower', 'leaf', 'ring', 'star'),
+    palette=[(255, 90, 90), (90, 160, 255), (255, 170, 30), (60, 220, 60), (0, 230, 230),
+             (255, 80, 255)])
 size = (128, 128)  # the drawings are 192
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -27,7 +30,7 @@ dataset = dict(
     type='Shapes',
     of='CocoDataset',
     data_root=data_root,
-    metainfo=dict(classes=classes))
+    metainfo=metainfo)
 train_dataloader = dict(
     batch_size=4,
     num_workers=1,
@@ -56,6 +59,7 @@ val_evaluator = dict(
     metric=['bbox', 'segm'])
 test_evaluator = val_evaluator
 
+num_classes = len(metainfo['classes'])
 width = 64
 norm = dict(type='BN')
 rois = dict(out_channels=width, finest_scale=20)
@@ -87,14 +91,14 @@ model = dict(
             norm_cfg=norm,
             in_channels=width,
             fc_out_channels=256,
-            num_classes=len(classes)),
+            num_classes=num_classes),
         mask_roi_extractor=rois,
         mask_head=dict(
             num_convs=2,
             norm_cfg=norm,
             in_channels=width,
             conv_out_channels=width // 2,
-            num_classes=len(classes))),
+            num_classes=num_classes)),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=300, max_per_img=100),
@@ -125,5 +129,6 @@ optim_wrapper = dict(
     paramwise_cfg=dict(custom_keys={'shared_fcs': dict(lr_mult=0.2)}),
     clip_grad=dict(max_norm=10.0))
 auto_scale_lr = dict(enable=False, base_batch_size=4)
+visualizer = dict(line_width=1, alpha=0.45)  # small pictures
 default_hooks = dict(logger=dict(interval=10))
 randomness = dict(seed=0)
