@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
-
 from care_mm.cli import command
 from care_mm.engine import config as options
 from care_mm.engine.run import train
@@ -21,7 +19,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("config", help="config file")
-    parser.add_argument("--work-dir", help="logs and checkpoints; default: work_dirs/<config>")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -36,19 +33,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--from-scratch", action="store_true", help="random weights in place of ImageNet's"
     )
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="K=V", help="override the config"
-    )
-    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none")
+    options.add_arguments(parser)
     return parser.parse_args(argv)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    config = options.load_config(args.config, args.cfg_options)
-    config.launcher = args.launcher
-    config.work_dir = args.work_dir or config.get("work_dir") or options.default_work_dir(config)
+    config = options.from_arguments(args)
     if args.from_scratch:
         options.use_from_scratch(config)
     if args.amp:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
@@ -114,11 +115,6 @@ def use_auto_scale_lr(config: Config) -> None:
     config.auto_scale_lr.enable = True
 
 
-def default_work_dir(config: Config) -> str:
-    """``work_dirs/<name of the config>``, as MM's own tools have it."""
-    return str(Path("work_dirs") / Path(config.filename).stem)
-
-
 def use_show_dir(config: Config, folder: str) -> None:
     """Write a picture with predictions and truth for every tested image.
 
@@ -149,3 +145,25 @@ def use_out_file(config: Config, file: str) -> None:
     evaluators = config.test_evaluator
     evaluators = list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]
     config.test_evaluator = [*evaluators, dict(type="DumpResults", out_file_path=file)]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that every command which runs a config has; see :func:`from_arguments`."""
+    parser.add_argument("--work-dir", help="logs and checkpoints; default: work_dirs/<config>")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, metavar="K=V", help="override the config"
+    )
+    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none")
+
+
+def from_arguments(args: argparse.Namespace) -> Config:
+    """The config that a command was given, with its launcher and work dir set.
+
+    Raises:
+        InputError: As :func:`load_config`.
+    """
+    config = load_config(args.config, args.cfg_options)
+    config.launcher = args.launcher
+    default = str(Path("work_dirs") / Path(config.filename).stem)
+    config.work_dir = args.work_dir or config.get("work_dir") or default
+    return config
