@@ -272,8 +272,13 @@ def safe_loading() -> Iterator[None]:
         CheckpointLoader._schemes.update(schemes)
 
 
-def load_model(model: nn.Module, path: str | Path) -> dict:
+def load_model(model: nn.Module, path: str | Path, name: str = "the config's model") -> dict:
     """Load a whole model from a checkpoint that training wrote; every tensor has to match.
+
+    Args:
+        model: Loaded in place.
+        path: A file or URL.
+        name: What an error calls the model.
 
     Returns:
         The checkpoint's ``meta`` (classes, config, iteration), empty when it has none.
@@ -285,7 +290,7 @@ def load_model(model: nn.Module, path: str | Path) -> dict:
     state = state_dict_of(content, path)
     expected = model.state_dict()
     refuse_misfits(
-        f"checkpoint {path} does not fit the config's model",
+        f"checkpoint {path} does not fit {name}",
         len(expected),
         {
             "missing": [k for k in expected if k not in state],

@@ -1,14 +1,21 @@
-"""The two-headed classification head, registered in mmpretrain.
+"""The ImageNet classifier, registered in mmpretrain: two heads, and hard distillation.
 
-Source: the authors' released classifier, trained with hard distillation (DeiT).
+Source: the authors' released classifier; hard distillation is DeiT's (arXiv 2012.12877, eq. 3).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
+import torch.nn.functional as F
+from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.models.heads import ClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
+
+from care_mm.checkpoint import load_model
 
 
 class HeadBranch(nn.Module):
@@ -48,6 +55,7 @@ class CAREHead(ClsHead):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(loss=loss, topk=topk, cal_acc=cal_acc, init_cfg=init_cfg)
+        self.num_classes = num_classes
         self.label = HeadBranch(in_channels, num_classes)
         self.distill = HeadBranch(in_channels, num_classes)
 
@@ -61,9 +69,117 @@ class CAREHead(ClsHead):
         label, distill = self.branches(feats)
         return (label + distill) / 2
 
-    def loss(self, feats: tuple[Tensor, ...], data_samples: list, **kwargs) -> dict[str, Tensor]:
-        """Mean of the label loss of both heads."""
+    def loss(
+        self,
+        feats: tuple[Tensor, ...],
+        data_samples: list,
+        teacher_labels: Tensor | None = None,
+        **kwargs,
+    ) -> dict[str, Tensor]:
+        """Half the label loss of the label head, and half that of the distillation head.
+
+        Args:
+            feats: Pooled features, a tuple whose last is (B, C).
+            data_samples: With ``gt_label``, or ``gt_score`` where images were mixed.
+            teacher_labels: (B,) what the distillation head learns; the labels when not given.
+            kwargs: For the label loss.
+
+        Returns:
+            ``loss_label`` and ``loss_distill``, which add up to the loss, and the accuracy of
+            the label head where ``cal_acc`` asks for it.
+        """
         label, distill = self.branches(feats)
         losses = self._get_loss(label, data_samples, **kwargs)
-        other = self._get_loss(distill, data_samples, **kwargs)
-        return {**losses, "loss": torch.stack((losses["loss"], other["loss"])).mean()}
+        if teacher_labels is None:
+            other = self._get_loss(distill, data_samples, **kwargs)["loss"]
+        else:
+            other = F.cross_entropy(distill, teacher_labels)
+        return {"loss_label": 0.5 * losses.pop("loss"), "loss_distill": 0.5 * other, **losses}
+
+
+class Teacher:
+    """A frozen classifier that names the class of an image.
+
+    No ``nn.Module``, and copied by reference: so it is no part of the student's parameters, state
+    dict, optimizer, gradient synchronisation or moving average.
+
+    Args:
+        config: Of any classifier of mmpretrain's, ``TimmClassifier`` for timm's.
+        checkpoint: Its weights, a path or URL, all of which have to fit; a ``TimmClassifier`` with
+            ``pretrained=True`` needs none.
+
+    Raises:
+        ValueError: The weights would be random.
+        care_mm.errors.InputError: A checkpoint that cannot be read or does not fit.
+    """
+
+    def __init__(self, config: Mapping, checkpoint: str | None = None) -> None:
+        if checkpoint is None and not config.get("pretrained"):
+            raise ValueError(
+                "the teacher would have random weights: set teacher_checkpoint, or for a "
+                "TimmClassifier pretrained=True"
+            )
+        self.model = MODELS.build(dict(config)).requires_grad_(False)
+        if checkpoint is not None:
+            load_model(self.model, checkpoint, "the teacher")
+        self.model.eval()
+
+    def __deepcopy__(self, memo: dict) -> Teacher:
+        return self
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W), on any device -> labels (B,)."""
+        return self.model.to(images.device)(images, mode="tensor").argmax(dim=1)
+
+
+@MODELS.register_module()
+class CAREClassifier(ImageClassifier):
+    """mmpretrain's ``ImageClassifier`` that can learn from a teacher (hard distillation).
+
+    With a teacher the distillation head of :class:`CAREHead` learns the class that the teacher
+    sees in the same mixed image; without one both heads learn the labels. The teacher is built
+    when training begins: testing and inference do without.
+
+    Args:
+        teacher: Config of the teacher, see :class:`Teacher`. It sees the images as this model's
+            preprocessor normalises them.
+        teacher_checkpoint: The teacher's weights, read without running code that the file may hold.
+        args, kwargs: As in ``ImageClassifier``.
+
+    Raises:
+        ValueError: A checkpoint without a teacher.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        teacher: Mapping | None = None,
+        teacher_checkpoint: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if teacher is None and teacher_checkpoint is not None:
+            raise ValueError("teacher_checkpoint is set, but there is no teacher")
+        self._teacher_config = teacher
+        self._teacher_checkpoint = teacher_checkpoint
+        self._teacher: Teacher | None = None
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The teacher, built at the first call; ``None`` where none is configured."""
+        if self._teacher is None and self._teacher_config is not None:
+            self._teacher = Teacher(self._teacher_config, self._teacher_checkpoint)
+        return self._teacher
+
+    def init_weights(self) -> None:
+        """Apply ``init_cfg``, and build the teacher: what is wrong with it shows at once."""
+        super().init_weights()
+        _ = self.teacher
+
+    def loss(self, inputs: Tensor, data_samples: Sequence) -> dict[str, Tensor]:
+        """Losses of normalised, possibly mixed images (B, 3, H, W); see :meth:`CAREHead.loss`."""
+        feats = self.extract_feat(inputs)
+        if self.teacher is None:
+            return self.head.loss(feats, data_samples)
+        return self.head.loss(feats, data_samples, teacher_labels=self.teacher(inputs))

@@ -1,0 +1,8 @@
+_base_ = './runtime.py'
+default_scope = 'mmseg'
+default_hooks = dict(
+    checkpoint=dict(by_epoch=False, interval=4000, save_best='mIoU'),
+    visualization=dict(type='SegVisualizationHook'))
+visualizer = dict(
+    type='SegLocalVisualizer', name='visualizer', vis_backends={{_base_.vis_backends}})
+log_processor = dict(by_epoch=False)

@@ -1,0 +1,2 @@
+_base_ = './care_s0_imagenet.py'
+model = dict(backbone=dict(arch='s2'), head=dict(in_channels=1536))
