@@ -32,19 +32,32 @@ BASE = $(or $(shell for p in $(PYTHONS); do \
 UV := $(shell v=$$(uv --version 2>/dev/null | cut -d' ' -f2); \
 	printf '%s\n' $(UV_VERSION) "$$v" | sort -CV && echo uv || echo .uv/$(UV_VERSION)/bin/uv)
 
-.PHONY: help setup demo test requirements clean-env
+RUN := work_dirs/demo-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: help setup demo demo-seg demo-cls test test-long requirements clean-env
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
 
 setup: $(READY) ## make or refresh the environment in .venv; the targets below do it by themselves
 
 demo: $(READY) ## train Mask R-CNN with CARE-S0 on the embedded data set, in minutes on two CPU cores
-	$(PY) tools/train.py configs/shapes/maskrcnn_care_s0_shapes.py --work-dir work_dirs/demo-$(shell date +%Y%m%d-%H%M%S)
+	$(PY) tools/train.py configs/shapes/maskrcnn_care_s0_shapes.py --work-dir $(RUN)
+
+demo-seg: $(READY) ## the same for Semantic FPN
+	$(PY) tools/train.py configs/shapes/semfpn_care_s0_shapes.py --work-dir $(RUN)
+
+demo-cls: $(READY) ## the same for the classifier: a small teacher, then CARE-S0 learns from it
+	$(PY) tools/train.py configs/shapes/teacher_shapes.py --work-dir $(RUN)/teacher
+	$(PY) tools/train.py configs/shapes/care_s0_shapes.py --work-dir $(RUN)/student \
+		--cfg-options model.teacher_checkpoint="$$(cat $(RUN)/teacher/last_checkpoint)"
 
 test: $(READY) ## lint, check the format, and run the tests
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m pytest -n auto --dist loadfile
+
+test-long: $(READY) ## the tests that take minutes to hours
+	$(PY) -m pytest -m long
 
 $(READY): $(filter .uv/%,$(UV))
 	@echo "set-up: $(BASE), $(UV)"; rm -f .venv/ready-*

@@ -1,29 +1,26 @@
-"""Checkpoints: safe reading, the authors' names and ours, and loading that says what matched."""
+"""Checkpoints: the authors' names and ours, sizes by shapes, loading that says what matched."""
 
 from __future__ import annotations
 
-import argparse
+import logging
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer, print_log
-from mmengine.runner import CheckpointLoader
-from mmengine.utils import digit_version
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from care_mm.errors import InputError
+from care_mm.models.arch import ARCHS
+from care_mm.storage import StateDict, other_weights, read_checkpoint, state_dict_of
 
 if TYPE_CHECKING:
     from care_mm.models.backbone import CARETransformer
 
-StateDict = dict[str, Tensor]
-URL_SCHEMES = ("http://", "https://")
+# Names
 
 # The authors' name of a module (below its stage or block) -> ours.
 OFFICIAL_NAMES = {
@@ -50,16 +47,34 @@ OFFICIAL_NAMES = {
     "dist_head.norm": "head.distill.norm",
     "dist_head.fc": "head.distill.fc",
 }
-_OFFICIAL_KEY = re.compile(
-    r"(?P<place>stages\.\d+\.(?:blocks\.\d+\.)?)?"
-    rf"(?P<name>{'|'.join(re.escape(name) for name in OFFICIAL_NAMES)})"
-    r"(?P<leaf>\.(?:weight|bias|running_mean|running_var|num_batches_tracked))?"
-)
+OUR_NAMES = {ours: official for official, ours in OFFICIAL_NAMES.items()}
+
+
+def _keys_of(names: Iterable[str], stages: str) -> re.Pattern:
+    return re.compile(
+        rf"(?P<place>{re.escape(stages)}\.\d+\.(?:blocks\.\d+\.)?)?"
+        rf"(?P<name>{'|'.join(map(re.escape, names))})"
+        r"(?P<leaf>\.(?:weight|bias|running_mean|running_var|num_batches_tracked))?"
+    )
+
+
+_OFFICIAL_KEY = _keys_of(OFFICIAL_NAMES, "stages")
+_OUR_KEY = _keys_of(OUR_NAMES, "backbone.stages")
+
+
+def _mostly(pattern: re.Pattern, keys: Iterable[str]) -> bool:
+    found = [pattern.fullmatch(key) is not None for key in keys]
+    return 2 * sum(found) > len(found)
 
 
 def is_official(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether the keys are the authors'."""
-    return "stem.0.weight" in state_dict and any(".inter_layer." in key for key in state_dict)
+    """Whether the keys are the authors', most of them at least."""
+    return _mostly(_OFFICIAL_KEY, state_dict)
+
+
+def is_ours(state_dict: Mapping[str, Tensor]) -> bool:
+    """Whether the keys are those of our classifier, most of them at least."""
+    return _mostly(_OUR_KEY, state_dict)
 
 
 def convert_official(state_dict: Mapping[str, Tensor]) -> StateDict:
@@ -79,159 +94,23 @@ def convert_official(state_dict: Mapping[str, Tensor]) -> StateDict:
     return converted
 
 
-def _history_buffer_method(owner: type, name: str) -> object:
-    """What mmengine's log buffers need of ``getattr``, and nothing more."""
-    if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
-        return getattr(owner, name)
-    raise UnpicklingError(f"getattr({owner!r}, {name!r}) is not allowed in a checkpoint")
-
-
-def _allowed_globals() -> list:
-    """Harmless classes that mmengine's and timm's checkpoints hold beside tensors."""
-    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
-    dtypes = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
-    return [
-        argparse.Namespace,
-        HistoryBuffer,
-        slice,
-        np.ndarray,
-        np.dtype,
-        *sorted(dtypes, key=lambda dtype: dtype.__name__),
-        multiarray._reconstruct,
-        multiarray.scalar,
-        *(
-            (multiarray._reconstruct, f"numpy.{m}.multiarray._reconstruct")
-            for m in ("core", "_core")
-        ),
-        *((multiarray.scalar, f"numpy.{m}.multiarray.scalar") for m in ("core", "_core")),
-        (_history_buffer_method, "builtins.getattr"),
-        (_history_buffer_method, "__builtin__.getattr"),
-    ]
-
-
-def _reason(error: Exception) -> str:
-    """The error in one line, without torch's advice to read the file unsafely."""
-    if isinstance(error.__context__, UnpicklingError):
-        error = error.__context__
-    lines = str(error).strip().splitlines()
-    return (
-        re.split(r" (?:Please use|In PyTorch 2\.6)", lines[0])[0] if lines else type(error).__name__
-    )
-
-
-def _local_path(checkpoint: str) -> Path:
-    """The file itself, or where torch's hub cache keeps the download of a URL."""
-    if not checkpoint.startswith(URL_SCHEMES):
-        return Path(checkpoint).expanduser()
-    path = Path(torch.hub.get_dir()) / "checkpoints" / checkpoint.rsplit("/", 1)[-1]
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(checkpoint, str(path))
-    return path
-
-
-def read_checkpoint(path: str | Path, map_location: str | None = "cpu") -> dict:
-    """Read a checkpoint without running any code that it may hold.
-
-    ``.safetensors``, or whatever ``torch.save`` wrote, read with ``weights_only=True`` and a
-    narrow allow-list. There is no fallback.
-
-    Args:
-        path: A file, or the URL of one, which is downloaded once.
-        map_location: As in ``torch.load``.
+def to_official(state_dict: Mapping[str, Tensor]) -> StateDict:
+    """The state dict of our classifier under the authors' keys: undoes :func:`convert_official`.
 
     Raises:
-        InputError: The file is missing, is no checkpoint, or holds something that is not allowed.
+        InputError: A key that the name table does not know.
     """
-    try:
-        path = _local_path(str(path))
-    except OSError as error:
-        raise InputError(f"checkpoint {path}: could not be downloaded ({error})") from error
-    if not path.is_file():
-        raise InputError(f"checkpoint {path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return {"state_dict": load_file(path, device=str(map_location or "cpu"))}
-        if digit_version(torch.__version__) >= digit_version("2.6"):
-            with torch.serialization.safe_globals(_allowed_globals()):
-                content = torch.load(path, map_location=map_location, weights_only=True)
-        else:  # older ones take no (object, name) pairs: their own list only
-            content = torch.load(path, map_location=map_location, weights_only=True)
-    except ImportError:
-        raise InputError(f"checkpoint {path}: reading it needs `pip install safetensors`") from None
-    except Exception as error:
-        raise InputError(
-            f"checkpoint {path}: refused, it is damaged or holds more than weights "
-            f"({_reason(error)})"
-        ) from error
-    if not isinstance(content, Mapping):
-        raise InputError(f"checkpoint {path}: holds a {type(content).__name__}, not weights")
-    return content
+    converted = {}
+    for key, value in state_dict.items():
+        match = _OUR_KEY.fullmatch(key)
+        if match is None:
+            raise InputError(f"key {key!r} has no name in the authors' CARE model")
+        place, name, leaf = (match[group] or "" for group in ("place", "name", "leaf"))
+        converted[place.removeprefix("backbone.") + OUR_NAMES[name] + leaf] = value
+    return converted
 
 
-def state_dict_of(content: Mapping, path: str | Path) -> StateDict:
-    """The weights in a checkpoint: nested or bare, without DataParallel's ``module.``.
-
-    Raises:
-        InputError: There are none.
-    """
-    for key in ("state_dict", "model", "state_dict_ema"):
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    tensors = {str(k).removeprefix("module."): v for k, v in content.items() if torch.is_tensor(v)}
-    if not tensors:
-        raise InputError(f"checkpoint {path}: no weights in it (keys: {list(content)[:5]})")
-    return tensors
-
-
-def load_pretrained(backbone: CARETransformer, checkpoint: str, prefix: str | None = None) -> None:
-    """Load a checkpoint of ours or the authors' into a backbone, and log how much matched.
-
-    Tensors of stages that the backbone does not have, of heads, and those in
-    ``backbone.fresh_keys`` need no partner; everything else does.
-
-    Args:
-        backbone: Loaded in place; untouched when the file is refused.
-        checkpoint: A path or a URL.
-        prefix: Where the backbone is in the file; found out when not given.
-
-    Raises:
-        InputError: Missing or unreadable file, or one that does not cover the backbone.
-    """
-    state = state_dict_of(read_checkpoint(checkpoint), checkpoint)
-    if is_official(state):
-        state = convert_official(state)
-    if prefix is None and any(key.startswith("backbone.") for key in state):
-        prefix = "backbone."
-    if prefix:
-        prefix = prefix.rstrip(".") + "."
-        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
-    expected = backbone.state_dict()
-    missing = [k for k in expected if k not in state and k not in backbone.fresh_keys]
-    shared = [k for k in expected if k in state]
-    problems = {
-        "missing": missing,
-        "of another shape": [k for k in shared if state[k].shape != expected[k].shape],
-        "not finite": [k for k in shared if not torch.isfinite(state[k]).all()],
-        "left over": list(_left_over(backbone, state)),
-    }
-    refuse_misfits(
-        f"checkpoint {checkpoint} does not fit this backbone (of another arch, or only one of the "
-        "two is deployed?)",
-        len(expected),
-        problems,
-    )
-    backbone.load_state_dict({k: state[k] for k in shared}, strict=False)
-    fresh = len(expected) - len(shared)
-    print_log(
-        f"CARETransformer: {len(shared)} of {len(expected)} tensors loaded from {checkpoint}"
-        + (f", {fresh} start fresh" if fresh else ""),
-        logger="current",
-    )
+# Comparison
 
 
 def refuse_misfits(message: str, total: int, problems: Mapping[str, list[str]]) -> None:
@@ -242,6 +121,84 @@ def refuse_misfits(message: str, total: int, problems: Mapping[str, list[str]]) 
                 f"{message}: {len(keys)} tensors {what} (the model has {total}), "
                 f"the first is {keys[0]!r}"
             )
+
+
+def misfits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Problems by kind, for :func:`refuse_misfits`."""
+    return {
+        "missing": [key for key in expected if key not in state],
+        "left over": [key for key in state if key not in expected],
+        "of another shape or kind": [
+            key for key in expected if key in state and not _alike(expected[key], state[key])
+        ],
+    }
+
+
+def _alike(first: Tensor, second: Tensor) -> bool:
+    """Whether ``second`` can be loaded into ``first``: half precision can, and norms' counters that
+    became floating-point numbers with the rest.
+    """
+    number = second.is_floating_point() or not (first.is_floating_point() or second.is_complex())
+    return first.shape == second.shape and number
+
+
+def not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    """Keys of tensors with NaN or infinity."""
+    return [key for key, value in state.items() if not torch.isfinite(value).all()]
+
+
+# Loading
+
+
+def load_pretrained(backbone: CARETransformer, checkpoint: str, prefix: str | None = None) -> None:
+    """Load a checkpoint of ours or the authors' into a backbone, and log how much matched.
+
+    Tensors of stages that the backbone does not have, of heads, and those in
+    ``backbone.fresh_keys`` need no partner; everything else does. Of a file that holds a moving
+    average beside its weights, the weights are taken.
+
+    Args:
+        backbone: Loaded in place; untouched when the file is refused.
+        checkpoint: A path or a URL.
+        prefix: Where the backbone is in the file; found out when not given.
+
+    Raises:
+        InputError: Missing or unreadable file, or one that does not cover the backbone.
+    """
+    content = read_checkpoint(checkpoint)
+    state = state_dict_of(content, checkpoint)
+    if is_official(state):
+        try:
+            state = convert_official(state)
+        except InputError as error:
+            raise InputError(f"checkpoint {checkpoint}: {error}") from error
+    if prefix is None and any(key.startswith("backbone.") for key in state):
+        prefix = "backbone."
+    if prefix:
+        prefix = prefix.rstrip(".") + "."
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+    expected = backbone.state_dict()
+    problems = misfits(expected, state)
+    problems["missing"] = [k for k in problems["missing"] if k not in backbone.fresh_keys]
+    problems["left over"] = list(_left_over(backbone, state))
+    shared = {key: state[key] for key in expected if key in state}
+    if not any(problems.values()):
+        problems["not finite"] = not_finite(shared)
+    refuse_misfits(
+        f"checkpoint {checkpoint} does not fit this backbone (of another arch, or only one of the "
+        "two is deployed?)",
+        len(expected),
+        problems,
+    )
+    backbone.load_state_dict(shared, strict=False)
+    fresh = len(expected) - len(shared)
+    print_log(
+        f"CARETransformer: {len(shared)} of {len(expected)} tensors loaded from {checkpoint}"
+        + other_weights(content)
+        + (f", {fresh} start fresh" if fresh else ""),
+        logger="current",
+    )
 
 
 def _left_over(backbone: CARETransformer, state: Mapping[str, Tensor]) -> Iterator[str]:
@@ -258,47 +215,120 @@ def _left_over(backbone: CARETransformer, state: Mapping[str, Tensor]) -> Iterat
             yield key
 
 
-@contextmanager
-def safe_loading() -> Iterator[None]:
-    """Within this context mmengine reads checkpoints (load_from, resume) with
-    :func:`read_checkpoint`, in place of a loader that falls back to running pickled code.
+def report_partial(path: str | Path, problems: Mapping[str, list[str]], total: int) -> None:
+    """Log what a checkpoint leaves as it is in a model, and what of it finds no place.
+
+    Args:
+        path: The checkpoint.
+        problems: From :func:`misfits`.
+        total: Tensors in the model.
     """
-    schemes = dict(CheckpointLoader._schemes)
-    CheckpointLoader.register_scheme(["", *URL_SCHEMES], read_checkpoint, force=True)
-    try:
-        yield
-    finally:
-        CheckpointLoader._schemes.clear()
-        CheckpointLoader._schemes.update(schemes)
+    random = [*problems["missing"], *problems["of another shape or kind"]]
+    lines = [f"--allow-partial: {total - len(random)} of {total} tensors loaded from {path}"]
+    if random:
+        lines.append(f"  random stay {len(random)}: {', '.join(random)}")
+    if problems["left over"]:
+        lines.append(
+            f"  not used are {len(problems['left over'])}: {', '.join(problems['left over'])}"
+        )
+    print_log("\n".join(lines), logger="current", level=logging.WARNING)
 
 
-def load_model(model: nn.Module, path: str | Path, name: str = "the config's model") -> dict:
+def load_model(
+    model: nn.Module,
+    path: str | Path,
+    name: str = "the config's model",
+    allow_partial: bool = False,
+) -> dict:
     """Load a whole model from a checkpoint that training wrote; every tensor has to match.
 
     Args:
         model: Loaded in place.
         path: A file or URL.
         name: What an error calls the model.
+        allow_partial: Load what fits, and log what stays random.
 
     Returns:
         The checkpoint's ``meta`` (classes, config, iteration), empty when it has none.
 
     Raises:
-        InputError: Missing or unreadable file, or one that does not fit the model.
+        InputError: Missing or unreadable file, or one that does not fit the model; of which
+            nothing fits, with ``allow_partial``.
     """
     content = read_checkpoint(path)
     state = state_dict_of(content, path)
     expected = model.state_dict()
-    refuse_misfits(
-        f"checkpoint {path} does not fit {name}",
-        len(expected),
-        {
-            "missing": [k for k in expected if k not in state],
-            "left over": [k for k in state if k not in expected],
-            "of another shape": [
-                k for k in expected if k in state and state[k].shape != expected[k].shape
-            ],
-        },
-    )
-    model.load_state_dict(state)
+    problems = misfits(expected, state)
+    unfit = {*problems["left over"], *problems["of another shape or kind"]}
+    if allow_partial and len(unfit) < len(state):
+        report_partial(path, problems, len(expected))
+        state = {key: value for key, value in state.items() if key not in unfit}
+    else:
+        refuse_misfits(f"checkpoint {path} does not fit {name}", len(expected), problems)
+    model.load_state_dict(state, strict=not allow_partial)
     return content.get("meta") or {}
+
+
+# Sizes
+
+
+@cache
+def _backbone_layout(arch: str) -> tuple[StateDict, int]:
+    """Keys and shapes (meta tensors) of a published backbone, and the channels that it returns."""
+    from care_mm.models.backbone import CARETransformer  # which imports this module
+
+    with torch.random.fork_rng(devices=[]):  # its initialisation draws
+        backbone = CARETransformer(arch)
+    layout = {f"backbone.{k}": v.to("meta") for k, v in backbone.state_dict().items()}
+    return layout, backbone.out_channels[-1]
+
+
+def _classifier_layout(arch: str, num_classes: int) -> StateDict:
+    """Keys and shapes (meta tensors) of the published classifier, under our names."""
+    layout, channels = _backbone_layout(arch)
+    shapes = {
+        "norm.weight": (channels,),
+        "norm.bias": (channels,),
+        "fc.weight": (num_classes, channels),
+        "fc.bias": (num_classes,),
+    }
+    heads = {
+        f"head.{head}.{leaf}": torch.empty(shape, device="meta")
+        for head in ("label", "distill")
+        for leaf, shape in shapes.items()
+    }
+    return layout | heads
+
+
+def num_classes_of(state_dict: Mapping[str, Tensor]) -> int:
+    """Classes of the label head, under our keys; 1000 when that head is damaged."""
+    bias = state_dict.get("head.label.fc.bias")
+    return len(bias) if bias is not None and bias.ndim == 1 else 1000
+
+
+def detect_arch(state_dict: Mapping[str, Tensor]) -> str:
+    """The size (``'s0'``, ``'s1'`` or ``'s2'``) of a whole classifier, by keys and shapes.
+
+    Args:
+        state_dict: Under our keys or the authors', with both heads, for any number of classes.
+
+    Raises:
+        InputError: Keys left over or missing, other shapes, or another model altogether.
+    """
+    if is_official(state_dict):
+        state_dict = convert_official(state_dict)
+    layouts = {arch: _classifier_layout(arch, num_classes_of(state_dict)) for arch in ARCHS}
+
+    def matching(arch: str) -> int:
+        layout = layouts[arch].items()
+        return sum(key in state_dict and _alike(value, state_dict[key]) for key, value in layout)
+
+    arch = max(layouts, key=matching)
+    if not matching(arch):
+        raise InputError(f"not the weights of a CARE classifier (keys: {list(state_dict)[:3]})")
+    refuse_misfits(
+        f"not the weights of a whole CARE classifier, of which {arch} is the closest",
+        len(layouts[arch]),
+        misfits(layouts[arch], state_dict),
+    )
+    return arch

@@ -9,13 +9,17 @@ from collections.abc import Iterator
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
 
 @pytest.fixture(autouse=True)
-def _own_default_scope() -> Iterator[None]:
-    """A Runner leaves its scope behind, in which the next test would look its modules up."""
+def _own_scope_and_logger() -> Iterator[None]:
+    """A Runner leaves behind its scope, in which the next test would look its modules up, and its
+    logger, which would write to this test's output.
+    """
     before = dict(DefaultScope._instance_dict)
     yield
     DefaultScope._instance_dict.clear()
     DefaultScope._instance_dict.update(before)
+    MMLogger._instance_dict.clear()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from care_mm.checkpoint import convert_official
 
 FOLDER = Path(__file__).parent / "data" / "golden"
 ARCHS = ("s0", "s1", "s2")
@@ -55,6 +58,22 @@ def state_dict(arch: str) -> dict[str, torch.Tensor]:
             value = normal * np.prod(shape[1:]) ** -0.5
         weights[key] = torch.as_tensor(value)
     return weights
+
+
+@cache
+def single(arch: str) -> dict[str, torch.Tensor]:
+    """The same in float32, as the authors' files have them."""
+    return {
+        key: value.float() if value.is_floating_point() else value
+        for key, value in state_dict(arch).items()
+    }
+
+
+@cache
+def backbone_weights(arch: str) -> dict[str, torch.Tensor]:
+    """The same in float64 under the keys of our backbone; those of the heads are there too."""
+    weights = convert_official(state_dict(arch))
+    return {key.removeprefix("backbone."): value for key, value in weights.items()}
 
 
 def relative_error(actual: torch.Tensor, reference: torch.Tensor) -> float:

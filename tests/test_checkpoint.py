@@ -1,38 +1,37 @@
-"""Checkpoints: what loads, what is refused, and that nothing in a file is ever run."""
+"""Checkpoints: both names of every tensor, what size it is, what loads, and what is refused."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
-import subprocess
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 
 import golden
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import HistoryBuffer, MessageHub, MMLogger
+from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
-from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
+from mmengine.runner import Runner
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from care_mm import CARETransformer
 from care_mm.checkpoint import (
     convert_official,
+    detect_arch,
     is_official,
+    is_ours,
     load_model,
     load_pretrained,
-    read_checkpoint,
-    safe_loading,
     state_dict_of,
+    to_official,
 )
 from care_mm.errors import InputError
+from care_mm.storage import read_checkpoint
 
 TINY = dict(
     depths=(1, 1, 2),
@@ -41,15 +40,6 @@ TINY = dict(
     attn_head_dims=(None, 4, 4),
 )
 State = dict[str, Tensor]
-
-
-@cache
-def authors_state(arch: str) -> State:
-    """The authors' state dict in float32, as they saved it."""
-    return {
-        key: value.float() if value.is_floating_point() else value
-        for key, value in golden.state_dict(arch).items()
-    }
 
 
 def without_prefix(state: State, prefix: str = "backbone.") -> State:
@@ -122,7 +112,6 @@ def test_conversion_renames_and_keeps_values() -> None:
         "stages.2.blocks.7.gamma": torch.rand(3),
         "dist_head.fc.bias": torch.rand(3),
     }
-    assert not is_official(official)
     assert convert_official(official) == {
         "backbone.stem.norm.running_mean": official["stem.1.running_mean"],
         "backbone.stages.1.downsample.conv.bias": official["stages.1.downsample.1.bias"],
@@ -132,6 +121,81 @@ def test_conversion_renames_and_keeps_values() -> None:
         "backbone.stages.2.blocks.7.gamma": official["stages.2.blocks.7.gamma"],
         "head.distill.fc.bias": official["dist_head.fc.bias"],
     }
+
+
+@pytest.mark.parametrize("arch", golden.ARCHS)
+def test_both_names_of_every_tensor_lead_back_to_each_other(arch: str) -> None:
+    official = golden.single(arch)
+    ours = convert_official(official)
+    back = to_official(ours)
+    assert list(back) == list(official)
+    assert all(back[key] is ours_value for key, ours_value in zip(back, ours.values(), strict=True))
+    assert all(back[key] is official[key] for key in official)
+    assert len(set(ours)) == len(official)
+    assert is_official(official) and not is_ours(official)
+    assert is_ours(ours) and not is_official(ours)
+
+
+@pytest.mark.parametrize(
+    "key", ["backbone.out_norms.0.weight", "neck.conv.weight", "stem.0.weight"]
+)
+def test_key_without_an_authors_name_is_refused(key: str) -> None:
+    with pytest.raises(InputError, match=f"key '{key}' has no name"):
+        to_official({"backbone.stem.conv.weight": torch.ones(1), key: torch.ones(1)})
+
+
+# Keys that other networks share with one of the two.
+RESNET = {"conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "fc.weight", "fc.bias"}
+CONVNEXT = {
+    *("stem.0.weight", "stem.0.bias", "stem.1.weight", "stem.1.bias"),
+    *(f"stages.1.downsample.{i}.{leaf}" for i in (0, 1) for leaf in ("weight", "bias")),
+    *(f"stages.1.blocks.{i}.gamma" for i in range(9)),
+    *(f"stages.1.blocks.{i}.{name}.weight" for i in range(9) for name in ("conv_dw", "norm")),
+    *(f"stages.1.blocks.{i}.mlp.fc{j}.bias" for i in range(9) for j in (1, 2)),
+    *("head.norm.weight", "head.norm.bias", "head.fc.weight", "head.fc.bias"),
+}
+
+
+@pytest.mark.parametrize("keys", [RESNET, CONVNEXT, set()], ids=["resnet", "convnext", "nothing"])
+def test_other_networks_are_neither_ours_nor_the_authors(keys: set[str]) -> None:
+    state = {key: torch.ones(1) for key in keys}
+    assert not is_official(state) and not is_ours(state)
+    with pytest.raises(InputError, match="not the weights of a CARE classifier"):
+        detect_arch(state)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize("num_classes", [1000, 7])
+@pytest.mark.parametrize("arch", golden.ARCHS)
+def test_size_is_detected_under_both_names(arch: str, num_classes: int) -> None:
+    official = dict(golden.single(arch))
+    for head in ("head", "dist_head"):
+        for leaf in ("weight", "bias"):
+            official[f"{head}.fc.{leaf}"] = official[f"{head}.fc.{leaf}"][:num_classes]
+    before = torch.get_rng_state()
+    assert detect_arch(official) == arch
+    assert detect_arch(convert_official(official)) == arch
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"stem.0.bias": None}, "s1 is the closest: 1 tensors missing .*'backbone.stem.conv.bias'"),
+        ({"dist_head.fc.weight": None}, "missing .*'head.distill.fc.weight'"),
+        ({"head.fc.bias": torch.ones(7)}, "another shape .*'head.label.fc.weight'"),
+        ({"stages.1.blocks.9.gamma": torch.ones(64)}, "left over .*'backbone.stages.1.blocks.9.ga"),
+        ({"stem.1.running_var": torch.ones(31)}, "another shape .*'backbone.stem.norm.running_var"),
+        ({"stem.1.bias": torch.ones(32).int()}, "shape or kind .*'backbone.stem.norm.bias'"),
+        ({"extra.weight": torch.ones(1)}, "key 'extra.weight' is not one of the authors'"),
+    ],
+)
+def test_size_of_what_is_not_whole_is_refused(changes: dict, match: str) -> None:
+    state = {k: v for k, v in (golden.single("s1") | changes).items() if v is not None}
+    with pytest.raises(InputError, match=match):
+        detect_arch(state)
 
 
 # What loads
@@ -157,17 +221,42 @@ def timm_style(state: State) -> dict:
         lambda state: {"state_dict_ema": state},
         lambda state: with_prefix(state, "module."),
         lambda state: {"state_dict": with_prefix(state, "module.")},
+        lambda state: {"state_dict_ema": with_prefix(state, "module.module.")},
+        lambda state: {"model": with_prefix(state, "_orig_mod.module.")},
+        lambda state: {"state_dict": {"note": "none"}, "model": state},
         timm_style,
         lambda state: {"state_dict": convert_official(state), "meta": {}},
         lambda state: without_prefix(convert_official(state)),
     ],
-    ids=["bare", "state_dict", "model", "ema", "module", "nested-module", "timm", "ours", "alone"],
+    ids=[
+        *("bare", "state_dict", "model", "ema", "module", "nested-module", "module-twice"),
+        *("compiled", "second-key", "timm", "ours", "alone"),
+    ],
 )
 def test_every_form_of_the_published_weights_loads(wrap: Callable, tmp_path: Path) -> None:
     path = tmp_path / "care.pth"
-    torch.save(wrap(authors_state("s0")), path)
-    expected = without_prefix(convert_official(authors_state("s0")))
+    torch.save(wrap(golden.single("s0")), path)
+    expected = without_prefix(convert_official(golden.single("s0")))
     assert equal(init_from(path), expected)
+
+
+@pytest.mark.parametrize(
+    ("plain", "ema"), [("state_dict", "state_dict_ema"), ("model", "model_ema")]
+)
+def test_of_two_sets_of_weights_the_plain_one_is_taken_and_named(
+    plain: str, ema: str, tmp_path: Path, messages: list[str]
+) -> None:
+    state = tiny_state()
+    averaged = {key: value + 1 for key, value in state.items()}
+    content = {ema: with_prefix(averaged, "module."), plain: state}
+    torch.save(content, tmp_path / "both.pth")
+    assert equal(init_from(tmp_path / "both.pth", TINY, out_indices=(0, 1, 2)), state)
+    assert messages[-1].endswith(f"both.pth (its {plain}; {ema} left out)")
+    assert equal(state_dict_of(content, "both.pth"), state)
+    assert equal(state_dict_of(content, "both.pth", ema=True), averaged)
+    for without in ({plain: state}, state):
+        with pytest.raises(InputError, match="no state_dict_ema or model_ema in it"):
+            state_dict_of(without, "plain.pth", ema=True)
 
 
 @pytest.mark.parametrize("arch", golden.ARCHS)
@@ -175,9 +264,9 @@ def test_authors_file_loads_whole_in_every_size(
     arch: str, tmp_path: Path, messages: list[str]
 ) -> None:
     path = tmp_path / "care.pth.tar"
-    torch.save({"state_dict": authors_state(arch)}, path)
+    torch.save({"state_dict": golden.single(arch)}, path)
     loaded = init_from(path, arch)
-    assert equal(loaded, without_prefix(convert_official(authors_state(arch))))
+    assert equal(loaded, without_prefix(convert_official(golden.single(arch))))
     assert f"{len(loaded)} of {len(loaded)} tensors loaded from {path}" in messages[-1]
 
 
@@ -271,9 +360,9 @@ def test_file_with_the_extra_projection_loads_into_both_forms(
 
 @pytest.mark.parametrize("out_indices", [(0,), (0, 1, 2), (1, -2)])
 def test_stages_that_are_not_built_are_ignored(out_indices: tuple, tmp_path: Path) -> None:
-    torch.save(authors_state("s0"), tmp_path / "care.pth")
+    torch.save(golden.single("s0"), tmp_path / "care.pth")
     loaded = init_from(tmp_path / "care.pth", out_indices=out_indices)
-    published = without_prefix(convert_official(authors_state("s0")))
+    published = without_prefix(convert_official(golden.single("s0")))
     assert equal(loaded, {key: published[key] for key in loaded})
     assert not any(key.startswith("stages.3.") for key in loaded)
 
@@ -338,6 +427,10 @@ def changed(**values: Tensor | None) -> State:
             changed(stages__2__blocks__2__gamma=torch.ones(1)),
             "left over.*'stages.2.blocks.2.gamma'",
         ),
+        (changed(stem__conv__bias=torch.zeros(16).int()), "shape or kind.*'stem.conv.bias'"),
+        (changed(stem__conv__bias=torch.zeros(16).to_sparse()), "'stem.conv.bias' is sparse"),
+        (changed(stem__conv__bias=torch.zeros(16, device="meta")), "bias' is sparse.*without data"),
+        (golden.single("s0") | {"extra.weight": torch.ones(1)}, "key 'extra.weight'"),
         ({"layer1.0.conv1.weight": torch.ones(1)}, "missing"),
         ({}, "no weights"),
         ({"epoch": 3, "state_dict": {"note": "none"}}, "no weights"),
@@ -345,6 +438,7 @@ def changed(**values: Tensor | None) -> State:
         (torch.ones(1), "holds a Tensor"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:Sparse invariant")
 def test_weights_that_do_not_fit_are_refused(state: object, match: str, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "bad.pth")
     check_refused(tiny(), tmp_path / "bad.pth", match)
@@ -352,7 +446,7 @@ def test_weights_that_do_not_fit_are_refused(state: object, match: str, tmp_path
 
 @pytest.mark.parametrize(("saved", "built"), [("s0", "s1"), ("s1", "s0"), ("s1", "s2")])
 def test_weights_of_another_size_are_refused(saved: str, built: str, tmp_path: Path) -> None:
-    torch.save({"state_dict": authors_state(saved)}, tmp_path / "other.pth")
+    torch.save({"state_dict": golden.single(saved)}, tmp_path / "other.pth")
     check_refused(CARETransformer(built), tmp_path / "other.pth", "another arch")
 
 
@@ -361,122 +455,6 @@ def test_prefix_that_is_not_in_the_file_is_refused(tmp_path: Path) -> None:
     backbone = tiny()
     with pytest.raises(InputError, match="missing"):
         load_pretrained(backbone, str(tmp_path / "care.pth"), prefix="encoder")
-
-
-def damaged(whole: bytes) -> dict[str, bytes]:
-    return {
-        "empty": b"",
-        "page": b"<!DOCTYPE html>\n<html><body>404</body></html>\n",
-        "half": whole[: len(whole) // 2],
-        "cut short": whole[:-30],
-        "zeros": bytes(4096),
-    }
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("damage", damaged(b""))
-def test_damaged_files_are_refused(damage: str, suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"care{suffix}"
-    save = torch.save if suffix == ".pth" else save_file
-    save(tiny_state(), path)
-    path.write_bytes(damaged(path.read_bytes())[damage])
-    check_refused(tiny(), path, "refused, it is damaged")
-
-
-def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
-    check_refused(tiny(), tmp_path / "nowhere.pth", "no such file")
-    check_refused(tiny(), tmp_path, "no such file")
-
-
-# Code in files
-
-
-class Call:
-    """Pickles to a call, which a careless loader makes."""
-
-    def __init__(self, function: object, *args: object) -> None:
-        self.call = (function, args)
-
-    def __call__(self) -> None:  # pickle wants a function in first place to be callable
-        ...
-
-    def __reduce__(self) -> tuple:
-        return self.call
-
-
-def through_history_buffer(marker: Path) -> Call:
-    """From the class that mmengine's own allow-list admits to ``eval``, by getattr."""
-    names = Call(getattr, Call(getattr, HistoryBuffer, "update"), "__globals__")
-    builtins = Call(Call(getattr, names, "get"), "__builtins__")
-    return Call(Call(Call(getattr, builtins, "get"), "eval"), f"open({str(marker)!r}, 'w')")
-
-
-PAYLOADS: dict[str, Callable[[Path], object]] = {
-    "system": lambda marker: Call(os.system, f"touch '{marker}'"),
-    "eval": lambda marker: Call(eval, f"open({str(marker)!r}, 'w')"),
-    "open": lambda marker: Call(open, str(marker), "w"),
-    "subprocess": lambda marker: Call(subprocess.call, ["touch", str(marker)]),
-    "method": lambda marker: Call(Path.touch, marker),
-    "getattr": through_history_buffer,
-    "nested": lambda marker: [{"deep": (Call(os.system, f"touch '{marker}'"),)}],
-    "namespace": lambda marker: argparse.Namespace(lr=Call(os.system, f"touch '{marker}'")),
-    "object array": lambda marker: np.array([Call(os.system, f"touch '{marker}'")], dtype=object),
-}
-
-
-@pytest.mark.parametrize("payload", PAYLOADS)
-def test_code_in_a_checkpoint_is_never_run(payload: str, tmp_path: Path) -> None:
-    path, marker = tmp_path / "crafted.pth", tmp_path / "marker"
-    torch.save({"state_dict": tiny_state(), "args": PAYLOADS[payload](marker)}, path)
-
-    check_refused(tiny(), path, "refused, it is damaged or holds more than weights")
-    for refuse in (read_checkpoint, lambda path: load_model(tiny(), path)):
-        with pytest.raises(InputError, match="refused"):
-            refuse(path)
-    with safe_loading(), pytest.raises(InputError, match="refused"):
-        CheckpointLoader.load_checkpoint(str(path), "cpu")
-    assert not marker.exists()
-
-    torch.load(path, weights_only=False)
-    assert marker.exists()  # it was alive
-
-
-@pytest.mark.parametrize(
-    "call",
-    [
-        Call(getattr, HistoryBuffer, "__init__"),
-        Call(getattr, HistoryBuffer, "register_statistics"),
-        Call(getattr, np.ndarray, "tofile"),
-        Call(getattr, argparse.Namespace, "__init__"),
-        Call(Call(getattr, HistoryBuffer, "mean"), HistoryBuffer([1.0], [1])),
-    ],
-)
-def test_getattr_gives_the_log_buffers_statistics_and_nothing_else(
-    call: Call, tmp_path: Path
-) -> None:
-    torch.save({"x": call}, tmp_path / "crafted.pth")
-    with pytest.raises(InputError, match="refused"):
-        read_checkpoint(tmp_path / "crafted.pth")
-
-
-def test_whole_pickled_model_is_refused(tmp_path: Path) -> None:
-    torch.save(tiny(), tmp_path / "model.pth")
-    check_refused(tiny(), tmp_path / "model.pth", "Unsupported global")
-
-
-def test_reading_leaves_torchs_allow_list_alone(tmp_path: Path) -> None:
-    before = set(torch.serialization.get_safe_globals())
-    torch.save(timm_style({}), tmp_path / "care.pth")
-    read_checkpoint(tmp_path / "care.pth")
-    assert set(torch.serialization.get_safe_globals()) == before
-
-
-def test_torch_before_2_6_reads_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its allow-list breaks every load when it is given (object, name) pairs."""
-    monkeypatch.setattr(torch, "__version__", "2.5.1")
-    monkeypatch.setattr(torch.serialization, "safe_globals", lambda _: pytest.fail("used"))
-    torch.save(tiny_state(), tmp_path / "care.pth")
-    assert equal(read_checkpoint(tmp_path / "care.pth"), tiny_state())
 
 
 # mmengine's own checkpoints
@@ -533,38 +511,6 @@ def test_checkpoint_of_a_runner_loads_into_its_model(runner_checkpoint: Path) ->
     meta = load_model(model, runner_checkpoint)
     assert meta["epoch"] == 1
     assert equal(model.state_dict(), read_checkpoint(runner_checkpoint)["state_dict"])
-
-
-def test_message_hub_with_every_kind_of_number_is_readable(tmp_path: Path) -> None:
-    hub = MessageHub("numbers")
-    for value in (1, 2.5, np.float32(0.5), np.int64(3), torch.tensor(0.25)):
-        hub.update_scalar("train/loss", value)
-    for dtype in ("?", "i1", "u1", "i4", "i8", "u8", "f2", "f4", "f8"):
-        hub.update_info(dtype, np.ones(2, dtype))
-    hub.update_info("scalar", np.float16(2))
-    hub.update_info("order", OrderedDict(a=slice(1, 2)))
-    torch.save({"state_dict": {}, "message_hub": hub.state_dict()}, tmp_path / "hub.pth")
-    content = read_checkpoint(tmp_path / "hub.pth")["message_hub"]
-    assert content["log_scalars"]["train/loss"].mean() == pytest.approx(7.25 / 5)
-    for dtype in ("?", "i1", "u1", "i4", "i8", "u8", "f2", "f4", "f8"):
-        array = content["runtime_info"][dtype]
-        assert (array.dtype, array.tolist()) == (np.dtype(dtype), [1, 1])
-    assert content["runtime_info"]["scalar"] == 2
-    assert content["runtime_info"]["order"] == OrderedDict(a=slice(1, 2))
-
-
-def test_safe_loading_reads_good_files_and_restores_the_schemes(runner_checkpoint: Path) -> None:
-    schemes = list(CheckpointLoader._schemes.items())
-    with pytest.raises(KeyError, match="inside"), safe_loading():
-        assert CheckpointLoader._schemes[""] is read_checkpoint
-        model = Toy()
-        assert load_checkpoint(model, str(runner_checkpoint), strict=True)["meta"]["epoch"] == 1
-        assert equal(model.state_dict(), read_checkpoint(runner_checkpoint)["state_dict"])
-        with safe_loading():
-            pass
-        assert CheckpointLoader._schemes[""] is read_checkpoint
-        raise KeyError("inside")
-    assert list(CheckpointLoader._schemes.items()) == schemes
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_dist_train(tmp_path: Path) -> None:
     done = launch(tmp_path, "dist_train.sh", "a b.py", "2", "--cfg-options", "x=[1, 2]")
     assert done.stdout.splitlines() == [
         *torchrun_lines(1, 0, "127.0.0.1", 29500, 2),
-        *[str(ROOT / "tools/train.py"), "a b.py", "--launcher", "pytorch"],
+        *[str(ROOT / "tools/train.py"), "--launcher", "pytorch", "a b.py"],
         *["--cfg-options", "x=[1, 2]", str(ROOT)],
     ]
 
@@ -107,7 +107,7 @@ def test_dist_test_on_the_second_of_two_machines(tmp_path: Path) -> None:
     done = launch(tmp_path, "dist_test.sh", "c.py", "w.pth", "4", "--out", "f.pkl", **nodes)
     assert done.stdout.splitlines() == [
         *torchrun_lines(2, 1, "10.0.0.1", 1234, 4),
-        *[str(ROOT / "tools/test.py"), "c.py", "w.pth", "--launcher", "pytorch"],
+        *[str(ROOT / "tools/test.py"), "--launcher", "pytorch", "c.py", "w.pth"],
         *["--out", "f.pkl", str(ROOT)],
     ]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from mmengine.config import DictAction
 
 from care_mm.cli import InputError, command
-from care_mm.engine.config import load_config
+from care_mm.engine import config as options
 from care_mm.engine.inference import Predictor, find_images, predict_files
 
 
@@ -30,6 +30,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, metavar="K=V", help="override the config"
     )
+    parser.add_argument(
+        "--allow-partial", action="store_true", help="load what fits, and list what stays random"
+    )
+    options.add_trust_argument(parser)
     return parser.parse_args(argv)
 
 
@@ -37,8 +41,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     images = find_images(args.images)
-    config = load_config(args.config, args.cfg_options)
-    predictor = Predictor(config, args.checkpoint, args.device)
+    config = options.load_config(args.config, args.cfg_options)
+    with options.trust_of(args):
+        predictor = Predictor(config, args.checkpoint, args.device, args.allow_partial)
     unreadable = predict_files(predictor, images, Path(args.out_dir), args.score_thr)
     print(f"{len(images) - len(unreadable)} of {len(images)} images predicted: {args.out_dir}")
     if unreadable:

@@ -16,11 +16,7 @@ gpus=${GPUS:-8}
 gpus_per_node=${GPUS_PER_NODE:-$((gpus < 8 ? gpus : 8))}
 read -ra srun_args <<<"${SRUN_ARGS:-}"
 
-root=$(cd "$(dirname "$0")/.." && pwd)
-# Where no environment is active, the one that `make setup` made.
-[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] || PATH=$root/.venv/bin:$PATH
-export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
-
+source "$(dirname "$0")/launch.sh"
 exec srun \
     --partition="$partition" \
     --job-name="$job_name" \

@@ -22,6 +22,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("checkpoint", help="what training wrote")
     parser.add_argument("--out", metavar="FILE.pkl", help="keep the predictions in a pickle")
     parser.add_argument("--show-dir", metavar="DIR", help="write a picture for every image")
+    parser.add_argument(
+        "--allow-partial", action="store_true", help="load what fits, and list what stays random"
+    )
     options.add_arguments(parser)
     return parser.parse_args(argv)
 
@@ -34,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.use_show_dir(config, args.show_dir)
     if args.out:
         options.use_out_file(config, args.out)
-    test(config, args.checkpoint)
+    with options.trust_of(args):
+        test(config, args.checkpoint, allow_partial=args.allow_partial)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from care_mm.cli import command
 from care_mm.engine import config as options
+from care_mm.engine.randomness import use_deterministic
 from care_mm.engine.run import train
 
 
@@ -24,7 +25,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="PATH",
-        help="go on from PATH, or from the newest checkpoint in the work dir",
+        help="go on from PATH, or from the newest whole checkpoint in the work dir",
     )
     parser.add_argument("--amp", action="store_true", help="mixed precision (needs a GPU)")
     parser.add_argument(
@@ -32,6 +33,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--from-scratch", action="store_true", help="random weights in place of ImageNet's"
+    )
+    parser.add_argument(
+        "--deterministic", action="store_true", help="the same run bit by bit, on the CPU"
+    )
+    parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="load_from may cover part of the model; the rest stays random and is listed",
     )
     options.add_arguments(parser)
     return parser.parse_args(argv)
@@ -47,7 +56,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.use_amp(config)
     if args.auto_scale_lr:
         options.use_auto_scale_lr(config)
-    train(config, resume=args.resume)
+    if args.deterministic:
+        use_deterministic(config)
+    if args.allow_partial:
+        options.use_allow_partial(config)
+    with options.trust_of(args):
+        train(config, resume=args.resume)
 
 
 if __name__ == "__main__":

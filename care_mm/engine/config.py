@@ -6,6 +6,7 @@ import argparse
 import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from care_mm.errors import InputError
+from care_mm.storage import trusting
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -115,6 +117,18 @@ def use_auto_scale_lr(config: Config) -> None:
     config.auto_scale_lr.enable = True
 
 
+def use_allow_partial(config: Config) -> None:
+    """Start from a ``load_from`` that covers part of the model; what stays random is listed.
+
+    Raises:
+        InputError: The config has no ``load_from``.
+    """
+    if not config.get("load_from"):
+        raise InputError("--allow-partial: the config has no load_from to load a part of")
+    hooks = config.setdefault("default_hooks", ConfigDict())
+    hooks["weights"] = dict(type="WeightsGuardHook", allow_partial=True)
+
+
 def use_show_dir(config: Config, folder: str) -> None:
     """Write a picture with predictions and truth for every tested image.
 
@@ -147,12 +161,28 @@ def use_out_file(config: Config, file: str) -> None:
     config.test_evaluator = [*evaluators, dict(type="DumpResults", out_file_path=file)]
 
 
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """``--trust-checkpoint``, see :func:`care_mm.storage.trusting`."""
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="read checkpoints that are refused for what they hold; that can run any program in "
+        "them: for files of people whom you would let use this account",
+    )
+
+
+def trust_of(args: argparse.Namespace) -> AbstractContextManager:
+    """The context in which a command with :func:`add_trust_argument` reads checkpoints."""
+    return trusting() if args.trust_checkpoint else nullcontext()
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that every command which runs a config has; see :func:`from_arguments`."""
     parser.add_argument("--work-dir", help="logs and checkpoints; default: work_dirs/<config>")
     parser.add_argument(
         "--cfg-options", nargs="+", action=DictAction, metavar="K=V", help="override the config"
     )
+    add_trust_argument(parser)
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none")
 
 

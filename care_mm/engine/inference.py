@@ -54,15 +54,22 @@ class Predictor:
         config: Of any task; its test pipeline is used without the steps that read annotations.
         checkpoint: What training wrote.
         device: Where to run; the GPU if there is one.
+        allow_partial: Load what fits the model, and list what stays random.
 
     Raises:
         InputError: A checkpoint that cannot be read or does not fit the model.
     """
 
-    def __init__(self, config: Config, checkpoint: str | Path, device: str | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        checkpoint: str | Path,
+        device: str | None = None,
+        allow_partial: bool = False,
+    ) -> None:
         init_default_scope(config.get("default_scope", "mmengine"))
         self.model = MODELS.build(without_pretrained(config.model))
-        meta = load_model(self.model, checkpoint)
+        meta = load_model(self.model, checkpoint, allow_partial=allow_partial)
         self.model.to(device or get_device()).eval()
         self.dataset_meta = meta.get("dataset_meta") or {}
         steps = config.test_dataloader.dataset.pipeline

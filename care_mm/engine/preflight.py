@@ -14,36 +14,55 @@ from care_mm.errors import InputError
 WEIGHTS_PAGE = "https://github.com/zhouyuan888888/CARE-Transformer"
 
 
-def _is_url(path: str) -> bool:
+def is_url(path: str) -> bool:
+    """Whether a path is of another kind than this machine's files."""
     return "://" in path
 
 
+def _is_missing(path: str) -> bool:
+    return not is_url(path) and not Path(path).expanduser().is_file()
+
+
 def check_weights(config: Config) -> None:
-    """Every file that an ``init_cfg`` loads is there.
+    """Every file that an ``init_cfg`` or ``teacher_checkpoint`` loads is there.
 
     Raises:
         InputError: Names the first missing file, how to get it, and the way round.
     """
     for node in find(config.model, is_pretrained):
         path = node["checkpoint"]
-        if not _is_url(path) and not Path(path).expanduser().is_file():
+        if _is_missing(path):
             raise InputError(
                 f"ImageNet weights {path} are missing: save the authors' checkpoint "
-                f"({WEIGHTS_PAGE}) under that name, or give --from-scratch to train without"
+                f"({WEIGHTS_PAGE}) under that name as it is (tools/convert_checkpoint.py is not "
+                "needed), or give --from-scratch to train without"
+            )
+    for node in find(
+        config.model, lambda node: node.get("teacher") and node.get("teacher_checkpoint")
+    ):
+        path = node["teacher_checkpoint"]
+        if _is_missing(path):
+            raise InputError(
+                f"teacher_checkpoint {path}: no such file; put the teacher's weights there, or "
+                "train without it by --cfg-options model.teacher=None"
             )
 
 
-def _paths_of(dataset: Mapping) -> Iterator[Path]:
-    """The files and folders that one dataset dict names."""
+def paths_of(dataset: Mapping) -> Iterator[Path]:
+    """The files and folders that one dataset dict names; URLs are passed over."""
+    if is_url(str(dataset.get("data_root") or "")):
+        return
     root = Path(dataset.get("data_root") or "")
     prefix = dataset.get("data_prefix") or {}
     prefixes = prefix.values() if isinstance(prefix, Mapping) else [prefix]
     names: list[Any] = [dataset.get("ann_file"), *prefixes]
     named = [name for name in names if isinstance(name, str) and name]
+    if not named and str(dataset.get("type")).split(".")[-1] == "ImageNet" and "split" in dataset:
+        named = [dataset["split"]]  # mmpretrain's: the folder is called as the split
     if not named and dataset.get("data_root"):
         named = [""]
     for name in named:
-        if not _is_url(name):
+        if not is_url(name):
             yield (root / name).expanduser()
 
 
@@ -64,7 +83,7 @@ def check_data(config: Config, splits: tuple[str, ...]) -> None:
         for dataset in find(loader.get("dataset", {}), lambda node: "type" in node):
             if dataset["type"] == "Shapes" or not ("data_root" in dataset or "ann_file" in dataset):
                 continue
-            for path in _paths_of(dataset):
+            for path in paths_of(dataset):
                 if not path.exists():
                     raise InputError(
                         f"{split} data: {path} does not exist; lay the data out as docs/data.md "

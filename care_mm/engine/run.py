@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -13,12 +12,17 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
-from care_mm.checkpoint import load_model, safe_loading
+from care_mm.checkpoint import load_model
+from care_mm.engine.checkpointing import prepare_work_dir
 from care_mm.engine.config import without_pretrained
+from care_mm.engine.guards import ensure_guards
+from care_mm.engine.interrupt import asking_first
 from care_mm.engine.preflight import check_data, check_weights
+from care_mm.engine.resume import find_resumable, holds_a_run, read_state
 from care_mm.errors import InputError
+from care_mm.storage import safe_loading
 
 
 @contextmanager
@@ -48,44 +52,92 @@ def _build(config: Config) -> Runner:
     return RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
 
 
+@contextmanager
+def _said_in_one_line() -> Iterator[None]:
+    """What happens in a loader's worker reaches the user as if it had happened here.
+
+    Raises:
+        InputError: In place of torch's, which has a traceback in its message; or a worker died.
+    """
+    try:
+        yield
+    except InputError as error:
+        message = str(error)
+        if not message.startswith("Caught InputError"):
+            raise
+        raise InputError(message.rsplit("InputError: ", 1)[-1].strip()) from error
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        if not reason.startswith("DataLoader worker"):
+            raise
+        raise InputError(
+            f"{reason}: out of memory? Take fewer workers "
+            "(--cfg-options train_dataloader.num_workers=2) or smaller batches"
+        ) from error
+
+
+def _go_on(config: Config, resume: str) -> None:
+    """Set the config to go on from a checkpoint, with its seed."""
+    if resume == "auto":
+        found = find_resumable(config)
+        if found is None:
+            print_log(
+                f"--resume: {config.work_dir} holds no checkpoint, starting from the beginning"
+            )
+            return
+        path, content = found
+    else:
+        if not os.path.isfile(resume):
+            raise InputError(f"--resume {resume}: no such file")
+        path, content = resume, read_state(resume)
+    config.load_from, config.resume = str(path), True
+    config.model = without_pretrained(config.model)
+    # Loaders are built before mmengine reads the checkpoint: with another seed they would give the
+    # samples in another order.
+    seed = content["meta"].get("seed")
+    if seed is not None:
+        config.randomness = dict(config.get("randomness") or {}, seed=seed)
+
+
 def train(config: Config, resume: str | None = None) -> Runner:
-    """Train as the config says.
+    """Train as the config says, with the guards of :mod:`care_mm.engine.guards`.
 
     Args:
         config: With ``work_dir`` set.
-        resume: A checkpoint, ``'auto'`` for the newest one in ``work_dir``, or ``None``.
+        resume: A checkpoint, ``'auto'`` for the newest whole one in ``work_dir``, or ``None``.
 
     Returns:
         The runner, after training.
 
     Raises:
-        InputError: Missing weights, data or checkpoint, or a ``work_dir`` that holds another run.
+        InputError: Missing weights, data or checkpoint, or a ``work_dir`` that holds another run or
+            takes no files; while it runs, what a guard has found.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, with the work saved: :mod:`care_mm.engine.interrupt`.
     """
-    newest = find_latest_checkpoint(config.work_dir) if os.path.isdir(config.work_dir) else None
-    if resume == "auto" and newest is None:
-        print_log(f"--resume: {config.work_dir} holds no checkpoint, starting from the beginning")
-        resume = None
-    if resume is None and newest is not None:
-        raise InputError(
-            f"{config.work_dir} already holds a run ({Path(newest).name}): continue it with "
-            "--resume, or choose another --work-dir"
-        )
     if resume is not None:
-        config.load_from = newest if resume == "auto" else resume
-        config.resume = True
-        if not os.path.isfile(config.load_from):
-            raise InputError(f"--resume {config.load_from}: no such file")
-        config.model = without_pretrained(config.model)
+        _go_on(config, resume)
+    elif newest := holds_a_run(config):
+        raise InputError(
+            f"{config.work_dir} already holds a run ({newest}): continue it with --resume, or "
+            "choose another --work-dir"
+        )
     check_weights(config)
     check_data(config, ("train", "val"))
-    with safe_loading(), _processes(config):
+    prepare_work_dir(config.work_dir)
+    ensure_guards(config)
+    with safe_loading(), _processes(config), asking_first(), _said_in_one_line():
         runner = _build(config)
         runner.train()
     return runner
 
 
-def test(config: Config, checkpoint: str) -> dict[str, float]:
+def test(config: Config, checkpoint: str, allow_partial: bool = False) -> dict[str, float]:
     """Evaluate a checkpoint on the config's test set.
+
+    Args:
+        config: With ``work_dir`` set.
+        checkpoint: What training wrote.
+        allow_partial: Load what fits the model, and list what stays random.
 
     Returns:
         The metrics.
@@ -98,8 +150,10 @@ def test(config: Config, checkpoint: str) -> dict[str, float]:
     check_data(config, ("test",))
     config.model = without_pretrained(config.model)
     config.load_from = None
-    with safe_loading(), _processes(config):
+    prepare_work_dir(config.work_dir)
+    ensure_guards(config)
+    with safe_loading(), _processes(config), _said_in_one_line():
         runner = _build(config)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        load_model(model, checkpoint)
+        load_model(model, checkpoint, allow_partial=allow_partial)
         return runner.test()

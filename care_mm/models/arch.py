@@ -1,6 +1,6 @@
-"""The sizes of CARE: a table of named variants, and the checks for a custom one.
+"""The sizes of CARE: a table of named variants, switches for the paper's ablations, and checks.
 
-Source: CARE Transformer, CVPR 2025 (arXiv 2411.16170), Table 1 and the released models.
+Source: CARE Transformer, CVPR 2025 (arXiv 2411.16170), and the authors' released models.
 """
 
 from __future__ import annotations
@@ -8,32 +8,50 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
+PER_STAGE = ("depths", "mem_dims", "interaction_ratios", "attn_head_dims")
+# How the features meet the two branches -> their width in units of the memory's.
+DECOUPLINGS = {"asymmetrical": 3, "symmetrical": 2, "stacked": 3}
+
 
 @dataclass(frozen=True)
 class Arch:
     """What tells one CARE from another; every tuple has one entry per stage.
 
-    A stage's tensor is ``[memory | features]`` with ``mem_dim`` and ``3 * mem_dim`` channels.
+    A stage's tensor is ``[memory | features]`` with ``mem_dim`` and ``3 * mem_dim`` channels. The
+    fields with a default are the paper's ablations; the defaults are the published model.
 
     Args:
         depths: Number of blocks.
-        mem_dims: Memory channels.
+        mem_dims: Memory channels, and those of the global branch (the paper's d1).
         interaction_ratios: Expansion ratios ``(Inter1, Inter2)`` of the dual interaction.
         attn_head_dims: Channels of one attention head; ``None`` puts the pair of 11x1 and 1x11
             depthwise convolutions in place of linear attention.
+        memory: ``False`` leaves the memory out: a stage's tensor is its features.
+        inter1: ``False`` makes Inter1 the identity.
+        inter2: ``False`` makes Inter2 the identity. The last block then has nothing to expand
+            and is one like the others.
+        decoupling: ``'asymmetrical'``: of the features, ``3 * mem_dim``, a third goes through the
+            global branch, a third each through the local ones (d2 = 2 d1). ``'symmetrical'``: of
+            ``2 * mem_dim`` a half and a quarter each (d2 = d1). ``'stacked'``: all ``3 * mem_dim``
+            go through the local branches, a half each, and then all through the global one.
 
     Raises:
-        ValueError: Entries of unequal length, a non-positive number, or a head width that does
-            not divide the memory width.
+        ValueError: Entries of unequal length, a non-positive number, a head width that does
+            not divide the width of the global branch, an odd width to halve, or a switch with
+            another value than those above.
     """
 
     depths: tuple[int, ...]
     mem_dims: tuple[int, ...]
     interaction_ratios: tuple[tuple[int, int], ...]
     attn_head_dims: tuple[int | None, ...]
+    memory: bool = True
+    inter1: bool = True
+    inter2: bool = True
+    decoupling: str = "asymmetrical"
 
     def __post_init__(self) -> None:
-        lengths = {field.name: len(getattr(self, field.name)) for field in fields(self)}
+        lengths = {name: len(getattr(self, name)) for name in PER_STAGE}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             raise ValueError(f"arch: every entry needs one item per stage, got {lengths}")
         if any(len(pair) != 2 for pair in self.interaction_ratios):
@@ -47,18 +65,50 @@ class Arch:
                 "arch: depths, mem_dims and interaction_ratios must be positive integers, got "
                 f"{self.depths}, {self.mem_dims}, {self.interaction_ratios}"
             )
+        for name in ("memory", "inter1", "inter2"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"arch: {name}={getattr(self, name)!r} must be True or False")
+        if self.decoupling not in DECOUPLINGS:
+            raise ValueError(
+                f"arch: decoupling={self.decoupling!r} is unknown: choose one of "
+                f"{', '.join(DECOUPLINGS)}"
+            )
+        self._check_widths()
+
+    def _check_widths(self) -> None:
+        stacked = self.decoupling == "stacked"
         for stage, (mem_dim, head_dim) in enumerate(
             zip(self.mem_dims, self.attn_head_dims, strict=True)
         ):
-            if head_dim is not None and (head_dim <= 0 or mem_dim % head_dim):
+            if self.decoupling != "asymmetrical" and mem_dim % 2:
                 raise ValueError(
-                    f"arch: attn_head_dims[{stage}]={head_dim} does not divide "
-                    f"mem_dims[{stage}]={mem_dim}"
+                    f"arch: mem_dims[{stage}]={mem_dim} is odd: {self.decoupling} decoupling "
+                    "halves it between the local branches"
                 )
+            width = self.feature_dims[stage] if stacked else mem_dim
+            if head_dim is not None and (head_dim <= 0 or width % head_dim):
+                raise ValueError(
+                    f"arch: attn_head_dims[{stage}]={head_dim} does not divide the global "
+                    f"branch's width {width} (mem_dims[{stage}]={mem_dim})"
+                )
+
+    @property
+    def feature_dims(self) -> tuple[int, ...]:
+        """Channels of the features."""
+        return tuple(DECOUPLINGS[self.decoupling] * mem_dim for mem_dim in self.mem_dims)
+
+    @property
+    def embed_dims(self) -> tuple[int, ...]:
+        """Channels of the stage's tensor, memory and features together."""
+        widths = zip(self.mem_dims, self.feature_dims, strict=True)
+        return tuple(self.memory * mem_dim + feature_dim for mem_dim, feature_dim in widths)
 
     @classmethod
     def get(cls, arch: str | Mapping) -> Arch:
         """Look a name up in ``ARCHS``, or check a dict with the fields of this class.
+
+        With ``base``, one of the names, a dict needs no more than what differs from that:
+        ``dict(base='s1', decoupling='stacked')``.
 
         Raises:
             ValueError: Unknown name, unknown or missing key, or inconsistent values.
@@ -70,13 +120,18 @@ class Arch:
                 )
             return ARCHS[arch.lower()]
         names = [field.name for field in fields(cls)]
-        unknown, missing = set(arch) - set(names), set(names) - set(arch)
+        values = dict(arch)
+        if "base" in values:
+            base = cls.get(values.pop("base"))
+            values = {name: getattr(base, name) for name in names} | values
+        unknown, missing = set(values) - set(names), set(PER_STAGE) - set(values)
         if unknown or missing:
             raise ValueError(
                 f"arch dict: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}; "
-                f"it takes {names}"
+                f"it takes {names}, of which a base, one of {list(ARCHS)}, supplies all that are "
+                "not given"
             )
-        values = {name: tuple(arch[name]) for name in names}
+        values |= {name: tuple(values[name]) for name in PER_STAGE}
         values["interaction_ratios"] = tuple(tuple(pair) for pair in values["interaction_ratios"])
         return cls(**values)
 

@@ -86,7 +86,8 @@ class CARETransformer(BaseModule):
 
     Args:
         arch: ``'s0'``, ``'s1'``, ``'s2'``, or a dict with the fields of
-            :class:`care_mm.models.arch.Arch`.
+            :class:`care_mm.models.arch.Arch`, or with a ``base`` and the fields that differ:
+            ``dict(base='s1', memory=False)``.
         in_channels: Channels of the input.
         out_indices: Stages whose outputs are returned, increasing; negative ones count from the
             last stage. Stages beyond the last one are not built.
@@ -97,7 +98,8 @@ class CARETransformer(BaseModule):
         out_norm_cfg: A fresh norm on each returned feature map, or ``None``.
         expand_last: ``True`` is the published stage 4, whose last block returns Inter2's hidden
             channels (1024 / 1024 / 1536). ``False`` gives that block projection, residual and
-            gamma like any other (256 / 256 / 384 channels; these weights are fresh).
+            gamma like any other (256 / 256 / 384 channels; these weights are fresh). Without
+            Inter2 that block is like any other, too.
         frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages: no
             gradients, and norms in evaluation mode.
         norm_eval: Keep all batch norms in evaluation mode; their affine parameters still train.
@@ -156,7 +158,8 @@ class CARETransformer(BaseModule):
         def act_layer() -> nn.Module:
             return build_activation_layer(dict(act_cfg))
 
-        dims = [4 * mem_dim for mem_dim in self.arch.mem_dims]
+        dims = self.arch.embed_dims
+        expand_last = expand_last and self.arch.inter2
         rates = torch.linspace(0, drop_path_rate, sum(self.arch.depths)).tolist()
         self.stem = ConvNorm(in_channels, dims[0], 4, norm_layer, norm_first=False)
         self.stages = ModuleList()
@@ -172,6 +175,10 @@ class CARETransformer(BaseModule):
                     DropPath(rates[first + j]) if rates[first + j] > 0 else None,
                     layer_scale_init_value,
                     expand=expand_last and i == num_stages - 1 and j == depth - 1,
+                    memory=self.arch.memory,
+                    inter1=self.arch.inter1,
+                    inter2=self.arch.inter2,
+                    decoupling=self.arch.decoupling,
                 )
                 for j in range(depth)
             ]
@@ -202,10 +209,11 @@ class CARETransformer(BaseModule):
 
     @property
     def fresh_keys(self) -> frozenset[str]:
-        """Names of tensors that the published weights do not have."""
+        """Names of tensors that ImageNet weights of this arch do not have."""
         keys = {f"out_norms.{name}" for name in self.out_norms.state_dict()}
         last_stage = len(self.arch.depths) - 1
-        if self.out_indices[-1] == last_stage:
+        # Without Inter2 the ImageNet model's last block has its gamma.
+        if self.arch.inter2 and self.out_indices[-1] == last_stage:
             prefix = f"stages.{last_stage}.blocks.{self.arch.depths[last_stage] - 1}."
             names = ("gamma", "inter2.fc2.weight", "inter2.fc2.bias")
             keys.update({prefix + name for name in names} & set(self.state_dict()))

@@ -144,11 +144,9 @@ class CAREClassifier(ImageClassifier):
     Args:
         teacher: Config of the teacher, see :class:`Teacher`. It sees the images as this model's
             preprocessor normalises them.
-        teacher_checkpoint: The teacher's weights, read without running code that the file may hold.
+        teacher_checkpoint: The teacher's weights, read without running code that the file may
+            hold; not looked at without a teacher.
         args, kwargs: As in ``ImageClassifier``.
-
-    Raises:
-        ValueError: A checkpoint without a teacher.
     """
 
     def __init__(
@@ -159,8 +157,6 @@ class CAREClassifier(ImageClassifier):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if teacher is None and teacher_checkpoint is not None:
-            raise ValueError("teacher_checkpoint is set, but there is no teacher")
         self._teacher_config = teacher
         self._teacher_checkpoint = teacher_checkpoint
         self._teacher: Teacher | None = None

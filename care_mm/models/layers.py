@@ -3,6 +3,7 @@
 Source: CARE Transformer, CVPR 2025 (arXiv 2411.16170). Tensors are (B, C, H, W) throughout. A
 stage's tensor is the concatenation ``[memory | features]`` of ``mem_dim`` and ``3 * mem_dim``
 channels, and the features are three groups ``[global | local-3 | local-7]`` of ``mem_dim`` each.
+The paper's ablations differ from that by the switches of :class:`care_mm.models.arch.Arch`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from care_mm.models.arch import DECOUPLINGS
 from care_mm.models.fold import fold_norm_after, fold_norm_before, fold_scale_after, is_foldable
 
 NormLayer = Callable[[int], nn.Module]
@@ -95,22 +97,37 @@ class TokenMixer(nn.Module):
     """Asymmetrical decoupling of the features (paper: "asymmetrical feature decoupling").
 
     A third of the channels goes through the global branch, a third each through a 3x3 and a 7x7
-    depthwise convolution.
+    depthwise convolution. The paper's ablations give a half to the global branch and a quarter to
+    each convolution, or send all channels through the convolutions and then the global branch.
 
     Args:
-        dim: Channels of one group; the features have ``3 * dim``.
+        dim: Memory channels; the features have ``feature_dim`` of them, by default ``3 * dim``.
         head_dim: Width of an attention head, ``None`` for the convolutional global branch.
+        decoupling: ``'asymmetrical'``, ``'symmetrical'`` or ``'stacked'``, see
+            :class:`care_mm.models.arch.Arch`.
     """
 
-    def __init__(self, dim: int, head_dim: int | None) -> None:
+    def __init__(self, dim: int, head_dim: int | None, decoupling: str = "asymmetrical") -> None:
         super().__init__()
-        self.global_branch = AxialConv(dim) if head_dim is None else LinearAttention(dim, head_dim)
-        self.local3 = depthwise(dim, 3)
-        self.local7 = depthwise(dim, 7)
+        self.feature_dim = DECOUPLINGS[decoupling] * dim
+        self.stacked = decoupling == "stacked"
+        global_dim = self.feature_dim if self.stacked else dim
+        local_dim = (self.feature_dim if self.stacked else self.feature_dim - dim) // 2
+        self.split = (global_dim, local_dim, local_dim)
+        self.global_branch = (
+            AxialConv(global_dim) if head_dim is None else LinearAttention(global_dim, head_dim)
+        )
+        self.local3 = depthwise(local_dim, 3)
+        self.local7 = depthwise(local_dim, 7)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 3 * dim, H, W) -> (B, 3 * dim, H, W)."""
-        x_global, x_local3, x_local7 = x.chunk(3, dim=1)
+        """(B, feature_dim, H, W) -> (B, feature_dim, H, W)."""
+        if self.stacked:
+            x_local3, x_local7 = x.chunk(2, dim=1)
+            return self.global_branch(
+                torch.cat((self.local3(x_local3), self.local7(x_local7)), dim=1)
+            )
+        x_global, x_local3, x_local7 = x.split(self.split, dim=1)
         return torch.cat(
             (self.global_branch(x_global), self.local3(x_local3), self.local7(x_local7)), dim=1
         )
@@ -170,7 +187,7 @@ class CAREBlock(nn.Module):
     out = ``x + DropPath(gamma * y)``.
 
     Args:
-        mem_dim: Memory channels; the block works on ``4 * mem_dim``.
+        mem_dim: Memory channels; the block works on ``4 * mem_dim`` unless a switch below is set.
         ratios: Expansion of Inter1 and Inter2.
         head_dim: Width of an attention head or ``None``, see :class:`TokenMixer`.
         norm_layer: Makes the norm for a number of channels.
@@ -179,6 +196,12 @@ class CAREBlock(nn.Module):
         layer_scale_init_value: Initial gamma.
         expand: Return Inter2's hidden channels, without gamma and residual (last block of the
             published stage 4).
+        memory: ``False`` for a block on the features alone.
+        inter1, inter2: ``False`` makes that interaction the identity.
+        decoupling: See :class:`TokenMixer`.
+
+    Raises:
+        ValueError: ``expand`` without Inter2.
     """
 
     def __init__(
@@ -191,27 +214,41 @@ class CAREBlock(nn.Module):
         drop_path: nn.Module | None = None,
         layer_scale_init_value: float = 1e-6,
         expand: bool = False,
+        memory: bool = True,
+        inter1: bool = True,
+        inter2: bool = True,
+        decoupling: str = "asymmetrical",
     ) -> None:
         super().__init__()
-        dim = 4 * mem_dim
-        self.split = (mem_dim, 3 * mem_dim)
+        if expand and not inter2:
+            raise ValueError("a block without Inter2 has no hidden channels to return")
+        self.token_mixer = TokenMixer(mem_dim, head_dim, decoupling)
+        feature_dim = self.token_mixer.feature_dim
+        self.split = (mem_dim, feature_dim) if memory else (feature_dim,)
+        dim = sum(self.split)
         self.out_channels = ratios[1] * dim if expand else dim
-        self.token_mixer = TokenMixer(mem_dim, head_dim)
-        self.inter1 = Interaction(3 * mem_dim, ratios[0], norm_layer, act_layer)
-        self.inter2 = Interaction(dim, ratios[1], norm_layer, act_layer, project=not expand)
+        self.inter1 = (
+            Interaction(feature_dim, ratios[0], norm_layer, act_layer) if inter1 else nn.Identity()
+        )
+        self.inter2 = (
+            Interaction(dim, ratios[1], norm_layer, act_layer, project=not expand)
+            if inter2
+            else nn.Identity()
+        )
         gamma = None if expand else nn.Parameter(torch.full((dim,), float(layer_scale_init_value)))
         self.register_parameter("gamma", gamma)
         self.drop_path = nn.Identity() if drop_path is None or expand else drop_path
         self.deploy = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 4 * mem_dim, H, W) -> (B, out_channels, H, W)."""
-        memory, features = x.split(self.split, dim=1)
-        c = torch.cat((memory, self.inter1(self.token_mixer(features))), dim=1)
+        """(B, sum(split), H, W) -> (B, out_channels, H, W)."""
+        *memory, features = x.split(self.split, dim=1)
+        f = self.inter1(self.token_mixer(features))
+        c = torch.cat((*memory, f), dim=1) if memory else f
         if self.gamma is None:
             return self.inter2(c)
         gamma = self.gamma[:, None, None]
-        if self.deploy:  # fc2 carries gamma already
+        if self.deploy and isinstance(self.inter2, Interaction):  # fc2 carries gamma already
             return x + gamma * c + self.inter2.fc2(self.inter2.expand(c))
         return x + self.drop_path(gamma * self.inter2(c))
 
@@ -223,9 +260,10 @@ class CAREBlock(nn.Module):
         """
         if self.deploy:
             return
-        self.inter1.switch_to_deploy()
-        self.inter2.switch_to_deploy()
-        if self.gamma is not None:
+        for interaction in (self.inter1, self.inter2):
+            if isinstance(interaction, Interaction):
+                interaction.switch_to_deploy()
+        if self.gamma is not None and isinstance(self.inter2, Interaction):
             self.inter2.fc2 = fold_scale_after(self.inter2.fc2, self.gamma)
         self.drop_path = nn.Identity()
         self.deploy = True

@@ -5,9 +5,14 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
-    sampler_seed=dict(type='DistSamplerSeedHook'))
-
+    checkpoint=dict(type='AtomicCheckpointHook', interval=1, max_keep_ckpts=3),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    # docs/reliability.md says what each of these promises.
+    finite=dict(type='FiniteGuardHook'),
+    data=dict(type='DataGuardHook'),
+    randomness=dict(type='PlacedRandomnessHook'),
+    weights=dict(type='WeightsGuardHook'),
+    interrupt=dict(type='InterruptHook'))
 
 env_cfg = dict(
     cudnn_benchmark=False,

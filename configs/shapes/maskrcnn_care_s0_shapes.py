@@ -39,6 +39,7 @@ train_dataloader = dict(
     dataset=dict(
         ann_file='annotations/instances_train2017.json',
         data_prefix=dict(img='train2017/'),
+        indices=540,  # of 600: a tenth less time
         pipeline=train_pipeline,
         **dataset))
 val_dataloader = dict(
@@ -107,7 +108,7 @@ model = dict(
         rpn=dict(nms_pre=200, max_per_img=100), rcnn=dict(max_per_img=30)))
 
 max_epochs = 4
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from functools import cache
 from itertools import combinations
 
 import golden
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from care_mm import CARETransformer
-from care_mm.checkpoint import convert_official
 
 SUBSETS = [subset for n in range(1, 5) for subset in combinations(range(4), n)]
 CHANNELS = {
@@ -39,17 +37,11 @@ SHALLOW = dict(
 )
 
 
-@cache
-def golden_weights(arch: str) -> dict[str, Tensor]:
-    weights = convert_official(golden.state_dict(arch))
-    return {key.removeprefix("backbone."): value for key, value in weights.items()}
-
-
 def golden_backbone(arch: str, **kwargs) -> CARETransformer:
     """The backbone with the golden weights, in float64."""
     torch.manual_seed(0)
     backbone = CARETransformer(arch, layer_scale_init_value=0.5, **kwargs).double()
-    own, weights = backbone.state_dict(), golden_weights(arch)
+    own, weights = backbone.state_dict(), golden.backbone_weights(arch)
     backbone.load_state_dict({key: weights[key] for key in own if key in weights}, strict=False)
     return backbone
 
@@ -118,7 +110,7 @@ def test_stages_beyond_the_last_are_not_built(last: int, arch: str) -> None:
         range(built + 1)
     )
     # Being the last one does not make a stage the published stage 4.
-    assert all(keys[key].shape == golden_weights(arch)[key].shape for key in keys)
+    assert all(keys[key].shape == golden.backbone_weights(arch)[key].shape for key in keys)
 
 
 @pytest.mark.parametrize("out_indices", [(), (4,), (-5,), (1, 0), (1, 1), (3, -1), (0, 1, 2, 7)])
@@ -477,7 +469,7 @@ def test_every_scope_builds_it_from_a_config(scope: str) -> None:
 def test_compiled_backbone_agrees(compiler: str, deploy: bool) -> None:
     """Captured whole, without graph breaks; torch's code generator is not ours to test."""
     backbone = CARETransformer(SHALLOW)
-    weights = {key: golden_weights("s0")[key] for key in backbone.state_dict()}
+    weights = {key: golden.backbone_weights("s0")[key] for key in backbone.state_dict()}
     backbone.load_state_dict(weights)
     backbone.eval()
     if deploy:

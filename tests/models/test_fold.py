@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import cache
 
 import golden
 import pytest
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from care_mm import CARETransformer
-from care_mm.checkpoint import convert_official
 from care_mm.models.fold import fold_norm_after, fold_norm_before, fold_scale_after, is_foldable
 
 EXACT, SINGLE = 1e-10, 1e-5
@@ -31,17 +29,11 @@ def well_conditioned(module: nn.Module) -> nn.Module:
     return module.double().eval()
 
 
-@cache
-def golden_weights(arch: str) -> dict[str, Tensor]:
-    weights = convert_official(golden.state_dict(arch))
-    return {key.removeprefix("backbone."): value for key, value in weights.items()}
-
-
 def golden_backbone(arch: str, **kwargs) -> CARETransformer:
     """The backbone with the golden weights, and unit-order ones where those have none."""
     torch.manual_seed(0)
     backbone = well_conditioned(CARETransformer(arch, layer_scale_init_value=0.5, **kwargs))
-    own, weights = backbone.state_dict(), golden_weights(arch)
+    own, weights = backbone.state_dict(), golden.backbone_weights(arch)
     backbone.load_state_dict({key: weights[key] for key in own if key in weights}, strict=False)
     return backbone
 

@@ -1,0 +1,239 @@
+"""Parameters and multiply-adds of a config's model, part by part, at any input size.
+
+The counter is mmengine's ``FlopAnalyzer``, which is fvcore's: it traces the model and counts what
+was called, attention products included. One GMAC is 1e9 multiply-adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData
+from torch import nn
+
+from care_mm.errors import InputError
+
+# (H, W) that the field states figures for, by the config's scope.
+DEFAULT_SHAPES = {"mmpretrain": (224, 224), "mmseg": (512, 512), "mmdet": (800, 1280)}
+# Modules whose children are parts of their own; any other child of the model is one part.
+_DIVIDED = ("backbone", "stages", "roi_head")
+_PRODUCTS = ("conv", "linear", "addmm", "matmul", "bmm", "mm", "einsum")
+# mmdet's tensor mode gives that many of the proposals to the mask head.
+_NUM_MASKS = 100
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a model.
+
+    Attributes:
+        name: Where it is in the model, or ``'elsewhere'`` for what no part's own call did.
+        parameters: Number of them.
+        macs: Multiply-adds as the counter has them: products, two for every element that a norm
+            sees, four for every bilinear sample.
+        products: Multiply-adds of convolutions, linear layers and attention alone.
+    """
+
+    name: str
+    parameters: int
+    macs: int
+    products: int
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What one image costs.
+
+    Attributes:
+        shape: Height and width of the input in pixels.
+        parts: In the order of the model.
+        assumed: What the count takes for granted, such as ``'1000 proposals, 100 masks'``, or
+            empty.
+    """
+
+    shape: tuple[int, int]
+    parts: tuple[Part, ...]
+    assumed: str = ""
+
+    def sum(self, prefix: str = "", name: str = "total") -> Part:
+        """The parts whose names begin with ``prefix`` together."""
+        parts = [part for part in self.parts if part.name.startswith(prefix)]
+        return Part(
+            name,
+            sum(part.parameters for part in parts),
+            sum(part.macs for part in parts),
+            sum(part.products for part in parts),
+        )
+
+    @property
+    def megapixels(self) -> float:
+        """Pixels of the input, in millions."""
+        return self.shape[0] * self.shape[1] / 1e6
+
+
+def default_shape(config: Config) -> tuple[int, int]:
+    """Height and width that figures are stated for in the config's task.
+
+    Raises:
+        InputError: A config of another task than ours.
+    """
+    scope = config.get("default_scope")
+    if scope not in DEFAULT_SHAPES:
+        raise InputError(
+            f"config {config.filename}: default_scope is {scope!r}, none of "
+            f"{', '.join(DEFAULT_SHAPES)}: give --shape"
+        )
+    return DEFAULT_SHAPES[scope]
+
+
+def build(config: Config) -> nn.Module:
+    """The config's model in evaluation mode, with random weights: no file is read, and no
+    teacher is built.
+
+    Raises:
+        InputError: The config has no model.
+    """
+    if "model" not in config:
+        raise InputError(f"config {config.filename}: has no model")
+    init_default_scope(config.get("default_scope", "mmengine"))
+    # Settings of the training cost nothing, and mmpretrain logs what it makes of them.
+    training = {"train_cfg": None} if "train_cfg" in config.model else {}
+    return MODELS.build({**config.model, **training}).eval()
+
+
+@torch.no_grad()
+def count(model: nn.Module, shape: tuple[int, int]) -> Complexity:
+    """Parameters and multiply-adds of a model's parts for one image.
+
+    A two-stage detector is given as many proposals as its ``test_cfg`` lets through, because with
+    random weights their number means nothing.
+
+    Args:
+        model: Of any MM scope, in evaluation mode.
+        shape: Height and width of the input in pixels.
+
+    Raises:
+        InputError: The input is too small for the backbone.
+    """
+    least = getattr(getattr(model, "backbone", None), "min_size", 1)
+    if min(shape) < least:
+        raise InputError(
+            f"shape {shape[0]} {shape[1]}: both sides need at least {least} pixels for this model"
+        )
+    image = torch.zeros(1, 3, *shape, device=next(model.parameters()).device)
+    with _given_proposals(model) as assumed:
+        counter = FlopAnalyzer(model, (image,))
+        counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        # Sums, not products: published figures leave the pooling before the heads out.
+        counter.set_op_handle("aten::adaptive_avg_pool2d", lambda inputs, outputs: 0)
+        by_module = counter.by_module_and_operator()
+
+    def part(name: str, module: nn.Module) -> Part:
+        operators = by_module[counter.canonical_module_name("" if module is model else name)]
+        return Part(
+            name,
+            sum(p.numel() for p in module.parameters()),
+            int(sum(operators.values())),
+            int(sum(operators[operator] for operator in _PRODUCTS)),
+        )
+
+    parts = [part(name, module) for name, module in _parts(model)]
+    parts = [part for part in parts if part.parameters or part.macs]
+    total, listed = part("total", model), Complexity(shape, tuple(parts)).sum()
+    if total != listed:
+        differences = (
+            total.parameters - listed.parameters,
+            total.macs - listed.macs,
+            total.products - listed.products,
+        )
+        parts.append(Part("elsewhere", *differences))
+    return Complexity(shape, tuple(parts), assumed)
+
+
+def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        if name in _DIVIDED:
+            yield from _parts(child, f"{prefix}{name}.")
+        else:
+            yield prefix + name, child
+
+
+@contextmanager
+def _given_proposals(model: nn.Module) -> Iterator[str]:
+    """Let a two-stage detector have its full number of proposals; yields what is assumed."""
+    if not (getattr(model, "with_rpn", False) and getattr(model, "with_roi_head", False)):
+        yield ""
+        return
+    head = model.rpn_head
+    number = head.test_cfg["max_per_img"]
+    box = torch.tensor([0.0, 0.0, 32.0, 32.0], device=next(model.parameters()).device)
+
+    def predict(features: tuple, data_samples: Sequence, rescale: bool = False) -> list:
+        # The trace drops what the model's output does not depend on.
+        unused = sum(level.sum() for output in head(features) for level in output)
+        return [InstanceData(bboxes=box.repeat(number, 1) + 0 * unused)]
+
+    head.predict = predict
+    masks = f", {min(number, _NUM_MASKS)} masks" if model.roi_head.with_mask else ""
+    try:
+        yield f"{number} proposals{masks}"
+    finally:
+        del head.predict
+
+
+_FIGURES = ["parameters", "GMACs", "products alone"]
+MODEL_HEADING = ["config", "input (HxW)", *_FIGURES, "assumed"]
+
+
+def part_rows(complexity: Complexity) -> list[list[str]]:
+    """A table of the parts and their sum, heading first."""
+    rows = [["part", *_FIGURES]]
+    for part in (*complexity.parts, complexity.sum()):
+        rows.append([part.name, *_figures(part)])
+    return rows
+
+
+def model_row(name: str, complexity: Complexity) -> list[str]:
+    """A model in one row under :data:`MODEL_HEADING`."""
+    height, width = complexity.shape
+    return [name, f"{height}x{width}", *_figures(complexity.sum()), complexity.assumed]
+
+
+def growth_rows(complexities: Sequence[Complexity]) -> list[list[str]]:
+    """A table of one model at several sizes, heading first; a constant GMACs per megapixel is a
+    cost linear in the number of pixels.
+    """
+    rows = [["input (HxW)"]]
+    rows[0] += [f"{what}{unit}" for what in ("backbone", "model") for unit in (" GMACs", " per MP")]
+    for complexity in complexities:
+        row = ["x".join(map(str, complexity.shape))]
+        for part in (complexity.sum("backbone."), complexity.sum()):
+            gmacs = part.macs / 1e9
+            row += [f"{gmacs:.4f}", f"{gmacs / complexity.megapixels:.4f}"]
+        rows.append(row)
+    return rows
+
+
+def _figures(part: Part) -> list[str]:
+    return [f"{part.parameters:,}", f"{part.macs / 1e9:.4f}", f"{part.products / 1e9:.4f}"]
+
+
+def table(rows: Sequence[Sequence[str]], markdown: bool = False) -> str:
+    """Rows, heading first, as aligned text or as a Markdown table; empty columns are left out."""
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    if markdown:
+        lines = [list(row) for row in zip(*columns, strict=True)]
+        lines.insert(1, ["---"] * len(columns))
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for name, *figures in zip(*columns, strict=True):
+        cells = [cell.rjust(width) for cell, width in zip(figures, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *cells]))
+    return "\n".join(lines)

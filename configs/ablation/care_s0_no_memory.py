@@ -1,0 +1,5 @@
+# Inter2 sees the features alone.
+_base_ = '../care_s0_imagenet.py'
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, base='s0', memory=False)),
+    head=dict(in_channels=768))

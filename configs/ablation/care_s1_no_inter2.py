@@ -1,0 +1,5 @@
+# The features do not meet the memory. Stage 4 has nothing to expand: 256 channels.
+_base_ = '../care_s1_imagenet.py'
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, base='s1', inter2=False)),
+    head=dict(in_channels=256))

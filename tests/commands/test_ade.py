@@ -1,0 +1,101 @@
+"""`configs/semfpn_care_s0_ade20k.py` for real, on a folder laid out as ADE20K is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import golden
+import pytest
+import tool
+import torch
+from commands.conftest import REPOSITORY, Run
+from miniature import make_ade
+
+CONFIG = REPOSITORY / "configs" / "semfpn_care_s0_ade20k.py"
+SMALL = (
+    "model.data_preprocessor.size=(64, 64)",
+    "train_dataloader.batch_size=2",
+    "train_dataloader.dataset.pipeline.2.scale=(96, 96)",
+    "train_dataloader.dataset.pipeline.3.crop_size=(64, 64)",
+    "val_dataloader.dataset.pipeline.1.scale=(96, 64)",
+    "test_dataloader.dataset.pipeline.1.scale=(96, 64)",
+    "train_dataloader.num_workers=0",
+    "train_dataloader.persistent_workers=False",
+    "val_dataloader.num_workers=0",
+    "val_dataloader.persistent_workers=False",
+    "test_dataloader.num_workers=0",
+    "test_dataloader.persistent_workers=False",
+    "default_hooks.logger.interval=1",
+    "default_hooks.checkpoint.interval=2",
+    "train_cfg.val_interval=2",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder with data/ade and the authors' weights under the name that we expect."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "data" / "ade").mkdir(parents=True)
+    make_ade(folder / "data" / "ade" / "ADEChallengeData2016")
+    (folder / "checkpoints").mkdir()
+    weights = golden.single("s0")
+    torch.save({"state_dict": weights}, folder / "checkpoints" / "care_s0_in1k.pth")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, run: Run):
+    """Two iterations, then resumed for two more."""
+    options = ("--work-dir", "run", "--cfg-options", *SMALL)
+    first = run("tools/train.py", CONFIG, *options, "train_cfg.max_iters=2", cwd=folder)
+    assert first.returncode == 0, first.stderr
+    second = run(
+        "tools/train.py", CONFIG, "--resume", *options, "train_cfg.max_iters=4", cwd=folder
+    )
+    assert second.returncode == 0, second.stderr
+    return first, second
+
+
+def test_training_loads_the_weights_and_writes_what_it_should(folder: Path, trained) -> None:
+    first, _ = trained
+    assert "559 of 559 tensors loaded from checkpoints/care_s0_in1k.pth" in first.stdout
+    names = {file.name for file in (folder / "run").iterdir()}
+    assert {"iter_2.pth", "iter_4.pth", "last_checkpoint"} <= names
+    assert {"predictions.png", "curves.png"} <= names
+    assert any(name.startswith("best_mIoU_iter_") for name in names)
+
+
+def test_resume_goes_on_where_it_stopped(folder: Path, trained) -> None:
+    _, second = trained
+    assert "Iter(train) [3/4]" in second.stdout and "Iter(train) [1/4]" not in second.stdout
+    content = torch.load(folder / "run" / "iter_4.pth", weights_only=False)
+    assert content["meta"]["iter"] == 4
+    assert {int(s["step"]) for s in content["optimizer"]["state"].values()} == {4}
+
+
+def test_all_150_classes_are_learnt_and_rated(
+    folder: Path, trained, monkeypatch, capsys: pytest.CaptureFixture
+) -> None:
+    content = torch.load(folder / "run" / "iter_4.pth", weights_only=False)
+    assert len(content["meta"]["dataset_meta"]["classes"]) == 150
+    assert content["state_dict"]["decode_head.conv_seg.weight"].shape[0] == 150
+    monkeypatch.chdir(folder)
+    args = ("--work-dir", "tested", "--cfg-options", *SMALL)
+    tool.call("test", CONFIG, "run/iter_4.pth", *args)
+    table = capsys.readouterr()
+    assert "mIoU" in table.out + table.err
+
+
+def test_inference_gives_a_picture_and_shares_of_classes(
+    folder: Path, trained, monkeypatch
+) -> None:
+    monkeypatch.chdir(folder)
+    pictures = Path("data/ade/ADEChallengeData2016/images/validation")
+    args = ("--out-dir", "results", "--cfg-options", *SMALL)
+    tool.call("infer", CONFIG, "run/iter_4.pth", pictures, *args)
+    records = json.loads((folder / "results" / "predictions.json").read_text())
+    assert len(records) == 3
+    for name, record in records.items():
+        assert sum(record["classes"].values()) == pytest.approx(1, abs=1e-2)
+        assert (folder / "results" / "pictures" / f"{name}.png").is_file()

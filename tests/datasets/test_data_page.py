@@ -1,0 +1,146 @@
+"""Every config that docs/data.md prints trains on data laid out as the page says."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from miniature import make_imagenet
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from PIL import Image
+from tool import TOOLS
+
+from care_mm.datasets.check import check_config
+from care_mm.datasets.shapes import ensure_shapes
+from care_mm.engine.config import load_config, without_pretrained
+
+ROOT = TOOLS.parent
+PAGE = (ROOT / "docs" / "data.md").read_text()
+PRINTED = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+# By their data: what the page prints, in its order.
+NUTS, THIN_NUTS, CRACKS, FLOWERS = range(4)
+
+
+def make_nuts(drawn: Path, root: Path) -> None:
+    """COCO format, three categories with ids of their own."""
+    classes = ("date", "fig", "hazelnut")
+    (root / "images").mkdir(parents=True)
+    for split in ("train", "val"):
+        content = json.loads(
+            (drawn / "coco" / "annotations" / f"instances_{split}2017.json").read_text()
+        )
+        for image in content["images"]:
+            name = f"{split}_{image['file_name']}"
+            shutil.copy(
+                drawn / "coco" / f"{split}2017" / image["file_name"], root / "images" / name
+            )
+            image["file_name"] = name
+        for annotation in content["annotations"]:
+            annotation["category_id"] = 7 + annotation["category_id"] % 3
+        content["categories"] = [{"id": 7 + i, "name": name} for i, name in enumerate(classes)]
+        (root / f"instances_{split}.json").write_text(json.dumps(content))
+
+
+def make_cracks(drawn: Path, root: Path) -> None:
+    """Pictures and masks of 0 and 1."""
+    ade = drawn / "ade" / "ADEChallengeData2016"
+    for split, name in (("train", "training"), ("val", "validation")):
+        shutil.copytree(ade / "images" / name, root / "images" / split)
+        shutil.copytree(ade / "annotations" / name, root / "masks" / split)
+        for file in (root / "masks" / split).iterdir():
+            Image.fromarray((np.asarray(Image.open(file)) > 6).astype(np.uint8)).save(file)
+
+
+def make_flowers(drawn: Path, root: Path) -> None:
+    """Folders of three classes; a batch of 32 has to be had from train."""
+    for split, count in (("train", 33), ("val", 6)):
+        crops = cycle(sorted((drawn / "imagenet" / split).rglob("*.JPEG")))
+        for index, crop in zip(range(count), crops, strict=False):
+            folder = root / split / ("daisy", "rose", "tulip")[index % 3]
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(crop, folder / f"{index}.jpg")
+
+
+@pytest.fixture(scope="module")
+def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder with the three data sets of the page."""
+    folder = tmp_path_factory.mktemp("user")
+    drawn = ensure_shapes(folder / "drawn", num_train=6, num_val=3, size=96)
+    make_nuts(drawn, folder / "data" / "nuts")
+    make_cracks(drawn, folder / "data" / "cracks")
+    make_flowers(drawn, folder / "data" / "flowers")
+    return folder
+
+
+def printed(number: int, folder: Path, small: bool = False) -> Config:
+    """A printed config, saved in a folder and with the path to its base set; or at 128 pixels."""
+    text, bases = re.subn(r'(_base_ = ")(configs/)', rf"\g<1>{ROOT}/\2", PRINTED[number])
+    assert bases == 1
+    text = text.replace("size = (512, 512)", "size = (128, 128)") if small else text
+    file = folder / f"printed_{number}.py"
+    file.write_text(text)
+    return load_config(file)
+
+
+def test_all_that_is_printed_is_tried() -> None:
+    assert len(PRINTED) == 4
+    names = ["data/nuts", "data/nuts", "data/cracks", "data/flowers"]
+    assert all(name in text for name, text in zip(names, PRINTED, strict=True))
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_printed_config_fits_its_data(number: int, user: Path, monkeypatch) -> None:
+    monkeypatch.chdir(user)
+    config = printed(number, user)
+    for findings in check_config(config):
+        assert not findings.problems, "\n".join(findings.lines())
+    init_default_scope(config.default_scope)
+    for split in ("train", "val", "test"):
+        dataset = DATASETS.build(config[f"{split}_dataloader"].dataset)
+        assert len(dataset) and "inputs" in dataset[0]
+    assert Evaluator(config.val_evaluator).metrics
+
+
+@pytest.mark.parametrize("number", [THIN_NUTS, CRACKS, FLOWERS])
+def test_a_printed_model_learns_from_a_batch(number: int, user: Path, monkeypatch) -> None:
+    """The printed model on samples of the printed pipeline; the losses are there and finite."""
+    monkeypatch.chdir(user)
+    config = printed(number, user, small=True)
+    init_default_scope(config.default_scope)
+    model = MODELS.build(without_pretrained(config.model))
+    dataset = DATASETS.build(config.train_dataloader.dataset)
+    samples = [dataset[i] for i in range(2)]
+    batch = {key: [sample[key] for sample in samples] for key in samples[0]}
+    data = model.data_preprocessor(batch, training=True)
+    losses = model(**data, mode="loss")
+    total, _ = model.parse_losses(losses)
+    assert np.isfinite(total.item())
+    total.backward()
+
+
+def test_lists_do_instead_of_folders_for_imagenet(tmp_path: Path, monkeypatch) -> None:
+    """`meta/val.txt` and a heap of pictures, as the page says; without the list it is named."""
+    monkeypatch.chdir(tmp_path)
+    root = make_imagenet(tmp_path / "data" / "imagenet")
+    lines = []
+    for label, folder in enumerate(sorted((root / "val").iterdir())):
+        (file,) = folder.iterdir()
+        file.rename(root / "val" / file.name)
+        folder.rmdir()
+        lines.append(f"{file.name} {label}")
+    config = load_config(ROOT / "configs" / "care_s1_imagenet.py")
+    val = next(check_config(config, ["val"], limit=5))
+    assert any("beside the class folders" in line for line in val.lines())
+    (root / "meta").mkdir()
+    (root / "meta" / "val.txt").write_text("\n".join(lines))
+    val = next(check_config(config, ["val"], limit=5))
+    assert not val.problems, "\n".join(val.lines())
+    dataset = DATASETS.build({**config.val_dataloader.dataset, "pipeline": []})
+    assert [dataset[i]["gt_label"] for i in (0, 500, 999)] == [0, 500, 999]

@@ -1,0 +1,75 @@
+"""The nine configs of the paper: each builds and takes a training step, on miniature data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from miniature import make_ade, make_coco, make_imagenet
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from tool import TOOLS
+
+from care_mm.engine.config import load_config, without_pretrained
+
+CONFIGS = TOOLS.parent / "configs"
+CROP = "train_dataloader.dataset.pipeline.1.transforms"
+# At 64 pixels and with few proposals; every layer keeps its width.
+TINY = {
+    "maskrcnn_care_{}_coco": {
+        "train_dataloader.dataset.pipeline.2.scale": (64, 64),
+        "model.train_cfg.rpn_proposal.max_per_img": 50,
+        "model.train_cfg.rcnn.sampler.num": 16,
+    },
+    "semfpn_care_{}_ade20k": {
+        "train_dataloader.dataset.pipeline.2.scale": (64, 64),
+        "train_dataloader.dataset.pipeline.3.crop_size": (64, 64),
+        "model.data_preprocessor.size": (64, 64),
+    },
+    "care_{}_imagenet": {
+        f"{CROP}.0.0.scale": 64,
+        f"{CROP}.1.0.scale": 64,
+        "model.teacher": None,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "data" / "ade").mkdir(parents=True)
+    make_coco(folder / "data" / "coco", num_train=4, num_val=1)
+    make_ade(folder / "data" / "ade" / "ADEChallengeData2016", num_train=4, num_val=1)
+    make_imagenet(folder / "data" / "imagenet", num_train=4, num_val=1)
+    return folder
+
+
+@pytest.mark.parametrize("arch", ["s0", "s1", "s2"])
+@pytest.mark.parametrize("name", TINY)
+def test_a_training_step(name: str, arch: str, folder: Path, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    config = load_config(CONFIGS / f"{name.format(arch)}.py", TINY[name])
+    assert config.model.backbone.arch == arch
+    init_default_scope(config.default_scope)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    model = MODELS.build(without_pretrained(config.model))
+    model.init_weights()
+    model.train()
+    wrapper = build_optim_wrapper(model, config.optim_wrapper)
+    dataset = DATASETS.build(config.train_dataloader.dataset)
+    samples = [dataset[i] for i in range(2)]
+    batch = {key: [sample[key] for sample in samples] for key in samples[0]}
+    before = {key: value.detach().clone() for key, value in model.named_parameters()}
+    data = model.data_preprocessor(batch, training=True)
+    loss, _ = model.parse_losses(model(**data, mode="loss"))
+    assert torch.isfinite(loss)
+    wrapper.backward(loss)
+    without = [key for key, value in model.named_parameters() if value.grad is None]
+    assert not without, "parameters without a gradient hang DDP"
+    wrapper.step()
+    moved = [key for key, value in model.named_parameters() if not torch.equal(value, before[key])]
+    assert any(key.startswith("backbone.stem.") for key in moved)
+    assert any("head" in key for key in moved)

@@ -1,0 +1,69 @@
+"""Parameters and multiply-adds of a config's model: part by part, or one row for each of several.
+
+GMACs are 1e9 multiply-adds for one image, as fvcore's counter has them: convolutions, linear
+layers, attention products, two for every element that a norm sees and four for every bilinear
+sample. "products alone" leaves norms and samples out. A Mask R-CNN is given as many proposals as
+its test_cfg lets through.
+
+Example:
+    python tools/complexity.py configs/care_s1_imagenet.py --sizes 224 384 512 1024
+    python tools/complexity.py configs/maskrcnn_care_s*_coco.py --shape 800 1280
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mmengine.config import DictAction
+
+from care_mm import complexity
+from care_mm.cli import command
+from care_mm.engine.config import load_config
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config file")
+    parser.add_argument(
+        "--shape",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="input in pixels; default: 224 224, 512 512 for mmseg, 800 1280 for mmdet",
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", type=int, metavar="S", help="add a table of growth over square inputs"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, metavar="K=V", help="override the configs"
+    )
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    rows = [complexity.MODEL_HEADING]
+    for path in args.configs:
+        config = load_config(path, args.cfg_options)
+        model = complexity.build(config)
+        shape = tuple(args.shape or complexity.default_shape(config))
+        counted = complexity.count(model, shape)
+        rows.append(complexity.model_row(path, counted))
+        if len(args.configs) == 1:
+            print(f"{path} at {shape[0]}x{shape[1]} (HxW) {counted.assumed}".rstrip(), end="\n\n")
+            print(complexity.table(complexity.part_rows(counted), args.markdown), end="\n\n")
+        if args.sizes:
+            counts = [complexity.count(model, (size, size)) for size in args.sizes]
+            print(f"{path} by the size of its input", end="\n\n")
+            print(complexity.table(complexity.growth_rows(counts), args.markdown), end="\n\n")
+    if len(args.configs) > 1:
+        print(complexity.table(rows, args.markdown))
+
+
+if __name__ == "__main__":
+    main()
