@@ -1,4 +1,4 @@
-"""The model, leaf to root: ``fold``, ``layers``, ``arch``, ``backbone``.
+"""The model, leaf to root: ``fold``, ``layers``, ``arch``, ``backbone``, ``head``.
 
 ``classifier`` needs mmpretrain.
 """
