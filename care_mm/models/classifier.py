@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.models.heads import ClsHead
 from mmpretrain.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from care_mm.checkpoint import load_model
+from care_mm.models.fold import fold_mean_of_linears
 from care_mm.models.head import HeadBranch
 
 
@@ -28,6 +29,7 @@ class CAREHead(ClsHead):
         in_channels: Channels of the pooled features.
         loss: The label loss.
         topk, cal_acc, init_cfg: As in mmpretrain's ``ClsHead``.
+        deploy: Build the folded form, see :meth:`switch_to_deploy`.
     """
 
     def __init__(
@@ -38,21 +40,51 @@ class CAREHead(ClsHead):
         topk: int | tuple[int, ...] = (1,),
         cal_acc: bool = False,
         init_cfg: dict | None = None,
+        deploy: bool = False,
     ) -> None:
         super().__init__(loss=loss, topk=topk, cal_acc=cal_acc, init_cfg=init_cfg)
         self.num_classes = num_classes
         self.label = HeadBranch(in_channels, num_classes)
         self.distill = HeadBranch(in_channels, num_classes)
+        self.deploy = False
+        if deploy:
+            self.switch_to_deploy()
 
     def branches(self, feats: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Logits of the label head and of the distillation head, each (B, num_classes)."""
+        """Logits of the label head and of the distillation head, each (B, num_classes).
+
+        Raises:
+            RuntimeError: The head is deployed: its branches are one.
+        """
+        if self.deploy:
+            raise RuntimeError("a deployed CAREHead has no branches left to train")
         pooled = self.pre_logits(feats)
         return self.label(pooled), self.distill(pooled)
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
         """Mean logits (B, num_classes) of pooled features, a tuple whose last is (B, C)."""
+        if self.deploy:
+            return self.mean(self.pre_logits(feats))
         label, distill = self.branches(feats)
         return (label + distill) / 2
+
+    def switch_to_deploy(self) -> None:
+        """Fold both branches into one, exactly; a second call does nothing.
+
+        They normalise the same activations by the same statistics, so that the mean of their
+        logits is one normalisation without weights and one linear layer.
+        """
+        if self.deploy:
+            return
+        self.mean = HeadBranch(self.label.fc.in_features, self.num_classes)
+        self.mean.norm = nn.LayerNorm(
+            self.label.norm.normalized_shape, eps=self.label.norm.eps, elementwise_affine=False
+        )
+        self.mean.fc = fold_mean_of_linears(
+            (self.label.norm, self.label.fc), (self.distill.norm, self.distill.fc)
+        )
+        del self.label, self.distill
+        self.deploy = True
 
     def loss(
         self,

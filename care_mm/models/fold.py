@@ -1,7 +1,7 @@
-"""Exact folds for inference: a batch norm or a scale goes into the convolution beside it.
+"""Exact folds for inference: norms, scales and the second head go into the layers beside them.
 
 All of them are algebraic identities of the evaluation-mode model; they differ from the unfolded
-one by rounding only. They return a new convolution and leave their arguments alone.
+one by rounding only. They return a new layer and leave their arguments alone.
 """
 
 from __future__ import annotations
@@ -68,3 +68,33 @@ def fold_norm_before(norm: _BatchNorm, conv: nn.Conv2d) -> nn.Conv2d:
 def fold_scale_after(conv: nn.Conv2d, scale: Tensor) -> nn.Conv2d:
     """One convolution equal to ``scale * conv(x)`` with one factor per channel."""
     return _replace(conv, conv.weight * scale[:, None, None, None], _bias(conv) * scale)
+
+
+@torch.no_grad()
+def fold_mean_of_linears(*branches: tuple[nn.LayerNorm, nn.Linear]) -> nn.Linear:
+    """One linear layer whose output on normalised input is the mean of the branches' outputs.
+
+    Args:
+        branches: Layer norms with weights, each with the linear layer after it. What they
+            normalise has to be the same, and so their ``eps``.
+    """
+    weights = [fc.weight * norm.weight for norm, fc in branches]
+    biases = [fc.weight @ norm.bias + fc.bias for norm, fc in branches]
+    merged = copy.deepcopy(branches[0][1])
+    merged.weight.copy_(sum(weights) / len(branches))
+    merged.bias.copy_(sum(biases) / len(branches))
+    return merged
+
+
+def switch_to_deploy(model: nn.Module) -> nn.Module:
+    """Deploy every part of ``model`` that can be, in place: ours inside anybody's model too.
+
+    Calls the ``switch_to_deploy`` of each submodule that has one, as MM's models do.
+
+    Returns:
+        ``model``, in evaluation mode.
+    """
+    for module in list(model.modules()):
+        if module is not model and hasattr(module, "switch_to_deploy"):
+            module.switch_to_deploy()
+    return model.eval()

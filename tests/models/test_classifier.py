@@ -14,6 +14,7 @@ from mmpretrain.structures import DataSample
 
 import care_mm.models.classifier  # noqa: F401  registers
 from care_mm.errors import InputError
+from care_mm.models.fold import switch_to_deploy
 
 CLASSES, BATCH = 5, 8
 ARCH = dict(
@@ -179,3 +180,31 @@ def test_testing_needs_no_teacher(batch: dict) -> None:
     model = build(teacher=copy.deepcopy(TEACHER), teacher_checkpoint="is-not-there.pth").eval()
     data = model.data_preprocessor(batch)
     assert len(model(**data, mode="predict")) == BATCH
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@torch.no_grad()
+def test_a_deployed_classifier_equals_the_one_with_two_heads(
+    dtype: torch.dtype, tolerance: float
+) -> None:
+    torch.manual_seed(3)
+    model = build()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if "num_batches" not in name:
+            tensor.copy_(torch.rand_like(tensor) + 0.5 if "var" in name else tensor.normal_(0, 0.3))
+    model = model.to(dtype).eval()
+    images = torch.randn(2, 3, 64, 96, dtype=dtype)
+    expected = model(images, mode="tensor")
+    assert model.head.label.fc.weight.shape == model.head.distill.fc.weight.shape
+    for _ in range(2):
+        switch_to_deploy(model)
+        logits = model(images, mode="tensor")
+        assert (logits - expected).abs().max() <= tolerance * expected.abs().max()
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in model.modules())
+
+    deployed = dict(TEACHER, backbone=dict(TEACHER["backbone"], deploy=True))
+    built = MODELS.build(dict(deployed, head=dict(TEACHER["head"], deploy=True))).to(dtype).eval()
+    built.load_state_dict(model.state_dict(), strict=True)
+    assert torch.equal(built(images, mode="tensor"), logits)
+    with pytest.raises(RuntimeError, match="no branches left to train"):
+        model.head.branches((torch.rand(1, 64, dtype=dtype),))
