@@ -14,8 +14,8 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from care_mm.errors import InputError
+from care_mm.loading import StateDict, other_weights, read_checkpoint, state_dict_of
 from care_mm.models.arch import ARCHS
-from care_mm.storage import StateDict, other_weights, read_checkpoint, state_dict_of
 
 if TYPE_CHECKING:
     from care_mm.models.backbone import CARETransformer

@@ -1,16 +1,20 @@
-"""What the commands in ``tools/`` share: exit status, and errors in one line."""
+"""What the commands in ``tools/`` share: arguments, exit status, and errors in one line."""
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from mmengine.config import DictAction
 
 from care_mm.errors import InputError
-
-__all__ = ["InputError", "command"]
+from care_mm.loading import trusting
 
 Main = Callable[[Sequence[str] | None], None]
 
@@ -48,3 +52,74 @@ def command(main: Main) -> Main:
 def _say(message: str) -> None:
     if os.environ.get("RANK", "0") == "0":
         print(f"{os.path.basename(sys.argv[0])}: error: {message}", file=sys.stderr)
+
+
+# Arguments
+
+
+def new_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose ``--help`` begins with the command's docstring, line by line as it is."""
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """A config file, and options that change it."""
+    parser.add_argument("config", help="config file")
+    add_config_options(parser)
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """``--cfg-options`` alone."""
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=DictAction, metavar="K=V", help="override the config"
+    )
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """A checkpoint for the config's model, and how much is asked of it."""
+    parser.add_argument("checkpoint", help="what training wrote")
+    parser.add_argument(
+        "--allow-partial", action="store_true", help="load what fits, and list what stays random"
+    )
+    add_trust_argument(parser)
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """``--trust-checkpoint``; see :func:`trust_of`."""
+    parser.add_argument(
+        "--trust-checkpoint",
+        action="store_true",
+        help="read checkpoints that are refused for what they hold; that can run any program in "
+        "them: for files of people whom you would let use this account",
+    )
+
+
+def trust_of(args: argparse.Namespace) -> AbstractContextManager:
+    """The context in which a command with ``--trust-checkpoint`` reads checkpoints."""
+    return trusting() if args.trust_checkpoint else nullcontext()
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where a run writes and in how many processes; for ``engine.config.from_arguments``."""
+    parser.add_argument("--work-dir", help="logs and checkpoints; default: work_dirs/<config>")
+    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none")
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """``--device``, tried while the arguments are read; ``None`` where it is not given."""
+    parser.add_argument(
+        "--device",
+        type=_device,
+        help="cpu, cuda, cuda:1, ...; default: the GPU if there is one",
+    )
+
+
+def _device(name: str) -> str:
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # the latter in a torch without CUDA
+        reason = " ".join(str(error).split()).split(": ")[0]
+        raise argparse.ArgumentTypeError(f"{name}: {reason}") from error
+    return name

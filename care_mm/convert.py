@@ -20,17 +20,8 @@ from care_mm.checkpoint import (
     to_official,
 )
 from care_mm.errors import InputError
-from care_mm.storage import (
-    SAFETENSORS,
-    StateDict,
-    local_file,
-    other_weights,
-    read_checkpoint,
-    serialise,
-    sha256_of,
-    state_dict_of,
-    write_bytes,
-)
+from care_mm.loading import StateDict, local_file, other_weights, read_checkpoint, state_dict_of
+from care_mm.storage import SAFETENSORS, serialise, sha256_of, write_bytes
 from care_mm.version import __version__
 
 

@@ -1,4 +1,4 @@
-"""Pickles that run something when they are read carelessly, and damaged files."""
+"""Small checkpoints: good ones, damaged ones, and ones that run something when read carelessly."""
 
 from __future__ import annotations
 
@@ -11,6 +11,26 @@ from pathlib import Path
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+
+def weights() -> State:
+    """A handful of tensors, the same every time."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "conv.weight": torch.randn(8, 4, 3, 3, generator=generator),
+        "conv.bias": torch.randn(8, generator=generator),
+        "norm.num_batches_tracked": torch.tensor(7),
+    }
+
+
+def equal(first: State, second: State) -> bool:
+    """The same names, types and numbers, to the last bit."""
+    return first.keys() == second.keys() and all(
+        first[k].dtype == second[k].dtype and torch.equal(first[k], second[k]) for k in first
+    )
 
 
 class Call:

@@ -31,7 +31,7 @@ from care_mm.checkpoint import (
     to_official,
 )
 from care_mm.errors import InputError
-from care_mm.storage import read_checkpoint
+from care_mm.loading import read_checkpoint
 
 TINY = dict(
     depths=(1, 1, 2),

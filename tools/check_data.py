@@ -12,19 +12,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
-
-from care_mm.cli import command
+from care_mm import cli
 from care_mm.datasets.check import DEFAULT_LIMIT, SPLITS, check_config
 from care_mm.engine.config import load_config
 from care_mm.errors import InputError
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", help="config file")
+    parser = cli.new_parser(__doc__)
+    cli.add_config_arguments(parser)
     parser.add_argument(
         "--split", nargs="+", choices=SPLITS, help="default: all that the config has"
     )
@@ -44,13 +40,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="offenders to name of each kind (default: %(default)s)",
     )
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="K=V", help="override the config"
-    )
     return parser.parse_args(argv)
 
 
-@command
+@cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.limit < 0:

@@ -15,17 +15,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from mmengine.config import DictAction
-
-from care_mm import complexity
-from care_mm.cli import command
+from care_mm import cli, complexity
 from care_mm.engine.config import load_config
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config file")
     parser.add_argument(
         "--shape",
@@ -38,13 +33,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--sizes", nargs="+", type=int, metavar="S", help="add a table of growth over square inputs"
     )
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="K=V", help="override the configs"
-    )
+    cli.add_config_options(parser)
     return parser.parse_args(argv)
 
 
-@command
+@cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     rows = [complexity.MODEL_HEADING]

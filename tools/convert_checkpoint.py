@@ -12,15 +12,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from care_mm.cli import command
+from care_mm import cli
 from care_mm.convert import convert_file
 from care_mm.models.arch import ARCHS
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     parser.add_argument("source", metavar="SRC", help="file or URL of the checkpoint")
     parser.add_argument("target", metavar="DST", help="new file, or a folder that exists")
     parser.add_argument("--arch", choices=tuple(ARCHS), help="refuse weights of another size")
@@ -31,7 +29,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@command
+@cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     done = convert_file(args.source, args.target, args.arch, args.ema, args.to_official)

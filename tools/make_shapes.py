@@ -9,14 +9,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from care_mm.cli import command
+from care_mm import cli
 from care_mm.datasets.shapes import Settings, ensure_shapes
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to draw into")
     parser.add_argument(
         "--num-train",
@@ -49,7 +47,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@command
+@cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     root = ensure_shapes(args.out, args.num_train, args.num_val, args.size, args.seed)

@@ -11,14 +11,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from care_mm.cli import command
+from care_mm import cli
 from care_mm.swap import swap_file
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.new_parser(__doc__)
     parser.add_argument("config", help="config file, or mmdet::folder/name.py, mmseg::...")
     parser.add_argument(
         "--arch", default="s1", help="size of CARE: s0, s1 or s2 (default: %(default)s)"
@@ -32,7 +30,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-@command
+@cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     swap = swap_file(args.config, args.out, args.arch, args.checkpoint)

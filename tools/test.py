@@ -9,27 +9,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from care_mm.cli import command
+from care_mm import cli
 from care_mm.engine import config as options
 from care_mm.engine.run import test
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", help="what training wrote")
+    parser = cli.new_parser(__doc__)
+    cli.add_config_arguments(parser)
+    cli.add_checkpoint_arguments(parser)
+    cli.add_run_arguments(parser)
     parser.add_argument("--out", metavar="FILE.pkl", help="keep the predictions in a pickle")
     parser.add_argument("--show-dir", metavar="DIR", help="write a picture for every image")
-    parser.add_argument(
-        "--allow-partial", action="store_true", help="load what fits, and list what stays random"
-    )
-    options.add_arguments(parser)
     return parser.parse_args(argv)
 
 
-@command
+@cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     config = options.from_arguments(args)
@@ -37,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.use_show_dir(config, args.show_dir)
     if args.out:
         options.use_out_file(config, args.out)
-    with options.trust_of(args):
+    with cli.trust_of(args):
         test(config, args.checkpoint, allow_partial=args.allow_partial)
 
 

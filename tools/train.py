@@ -9,17 +9,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from care_mm.cli import command
+from care_mm import cli
 from care_mm.engine import config as options
 from care_mm.engine.randomness import use_deterministic
 from care_mm.engine.run import train
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("config", help="config file")
+    parser = cli.new_parser(__doc__)
+    cli.add_config_arguments(parser)
+    cli.add_run_arguments(parser)
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -42,11 +41,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="load_from may cover part of the model; the rest stays random and is listed",
     )
-    options.add_arguments(parser)
+    cli.add_trust_argument(parser)
     return parser.parse_args(argv)
 
 
-@command
+@cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     config = options.from_arguments(args)
@@ -60,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         use_deterministic(config)
     if args.allow_partial:
         options.use_allow_partial(config)
-    with options.trust_of(args):
+    with cli.trust_of(args):
         train(config, resume=args.resume)
 
 

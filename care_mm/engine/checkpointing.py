@@ -18,7 +18,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from care_mm.errors import InputError
-from care_mm.storage import PARTIAL, read_checkpoint, sha256_of, write_bytes, write_checkpoint
+from care_mm.loading import read_checkpoint
+from care_mm.storage import PARTIAL, sha256_of, write_bytes, write_checkpoint
 
 BACKEND = "care_mm_atomic"
 LAST = "last_checkpoint"

@@ -6,17 +6,15 @@ import argparse
 import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from care_mm.errors import InputError
-from care_mm.storage import trusting
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -161,33 +159,11 @@ def use_out_file(config: Config, file: str) -> None:
     config.test_evaluator = [*evaluators, dict(type="DumpResults", out_file_path=file)]
 
 
-def add_trust_argument(parser: argparse.ArgumentParser) -> None:
-    """``--trust-checkpoint``, see :func:`care_mm.storage.trusting`."""
-    parser.add_argument(
-        "--trust-checkpoint",
-        action="store_true",
-        help="read checkpoints that are refused for what they hold; that can run any program in "
-        "them: for files of people whom you would let use this account",
-    )
-
-
-def trust_of(args: argparse.Namespace) -> AbstractContextManager:
-    """The context in which a command with :func:`add_trust_argument` reads checkpoints."""
-    return trusting() if args.trust_checkpoint else nullcontext()
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that every command which runs a config has; see :func:`from_arguments`."""
-    parser.add_argument("--work-dir", help="logs and checkpoints; default: work_dirs/<config>")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="K=V", help="override the config"
-    )
-    add_trust_argument(parser)
-    parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none")
-
-
 def from_arguments(args: argparse.Namespace) -> Config:
     """The config that a command was given, with its launcher and work dir set.
+
+    Args:
+        args: Of :func:`care_mm.cli.add_config_arguments` and ``add_run_arguments``.
 
     Raises:
         InputError: As :func:`load_config`.

@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 from care_mm.checkpoint import not_finite
 from care_mm.engine.checkpointing import LAST
 from care_mm.errors import InputError
-from care_mm.storage import read_checkpoint, state_dict_of
+from care_mm.loading import read_checkpoint, state_dict_of
 
 
 def checkpoint_folder(config: Config) -> Path:

@@ -14,7 +14,6 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from care_mm.checkpoint import load_model
 from care_mm.engine.checkpointing import prepare_work_dir
 from care_mm.engine.config import without_pretrained
 from care_mm.engine.guards import ensure_guards
@@ -22,7 +21,8 @@ from care_mm.engine.interrupt import asking_first
 from care_mm.engine.preflight import check_data, check_weights
 from care_mm.engine.resume import find_resumable, holds_a_run, read_state
 from care_mm.errors import InputError
-from care_mm.storage import safe_loading
+from care_mm.export.runtime import load_weights
+from care_mm.loading import safe_loading
 
 
 @contextmanager
@@ -54,10 +54,11 @@ def _build(config: Config) -> Runner:
 
 @contextmanager
 def _said_in_one_line() -> Iterator[None]:
-    """What happens in a loader's worker reaches the user as if it had happened here.
+    """What happens in a loader's worker or in a norm reaches the user in the words of a message.
 
     Raises:
-        InputError: In place of torch's, which has a traceback in its message; or a worker died.
+        InputError: In place of torch's, which has a traceback in its message; a worker died; a
+            batch norm has nothing to take the variance of.
     """
     try:
         yield
@@ -66,6 +67,14 @@ def _said_in_one_line() -> Iterator[None]:
         if not message.startswith("Caught InputError"):
             raise
         raise InputError(message.rsplit("InputError: ", 1)[-1].strip()) from error
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        if not reason.startswith("Expected more than 1 value per channel"):
+            raise
+        raise InputError(
+            f"a batch norm needs more than one value of each channel ({reason}): take larger "
+            "pictures or batches, or keep the statistics (model.backbone.norm_eval=True)"
+        ) from error
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         if not reason.startswith("DataLoader worker"):
@@ -136,7 +145,7 @@ def test(config: Config, checkpoint: str, allow_partial: bool = False) -> dict[s
 
     Args:
         config: With ``work_dir`` set.
-        checkpoint: What training wrote.
+        checkpoint: What training or export wrote.
         allow_partial: Load what fits the model, and list what stays random.
 
     Returns:
@@ -155,5 +164,5 @@ def test(config: Config, checkpoint: str, allow_partial: bool = False) -> dict[s
     with safe_loading(), _processes(config), _said_in_one_line():
         runner = _build(config)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        load_model(model, checkpoint, allow_partial=allow_partial)
+        load_weights(model, checkpoint, allow_partial)
         return runner.test()

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 
 from care_mm.checkpoint import misfits, not_finite, refuse_misfits, report_partial
 from care_mm.errors import InputError
-from care_mm.storage import state_dict_of
+from care_mm.loading import state_dict_of
 
 
 @HOOKS.register_module()

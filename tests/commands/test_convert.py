@@ -25,7 +25,8 @@ from care_mm.checkpoint import convert_official, load_model
 from care_mm.convert import convert_file
 from care_mm.engine.config import load_config
 from care_mm.errors import InputError
-from care_mm.storage import read_checkpoint, sha256_of
+from care_mm.loading import read_checkpoint
+from care_mm.storage import sha256_of
 
 State = dict[str, Tensor]
 

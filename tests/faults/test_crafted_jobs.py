@@ -12,7 +12,8 @@ import torch
 from tiny_job import finish
 
 from care_mm.errors import InputError
-from care_mm.storage import read_checkpoint, safe_loading, sha256_of, trusting, write_checkpoint
+from care_mm.loading import read_checkpoint, safe_loading, trusting
+from care_mm.storage import sha256_of, write_checkpoint
 
 
 @pytest.mark.parametrize("place", crafted.PLACES)
@@ -74,7 +75,7 @@ def state():
             torch.are_deterministic_algorithms_enabled(), torch.serialization.get_safe_globals(),
             type(mmengine.fileio.get_file_backend('x')), torch.get_rng_state().tolist())
 before = state()
-import care_mm, care_mm.engine.run, care_mm.engine.summary, care_mm.storage
+import care_mm, care_mm.engine.run, care_mm.engine.summary, care_mm.loading
 after = state()
 assert before == after, [a for a, b in zip(before, after) if a != b]
 """

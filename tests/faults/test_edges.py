@@ -21,7 +21,7 @@ from care_mm.datasets.robust import BadSample
 from care_mm.engine.randomness import NumberedBatches, SeededSamples, seed_from
 from care_mm.engine.run import _said_in_one_line
 from care_mm.errors import InputError
-from care_mm.storage import read_checkpoint
+from care_mm.loading import read_checkpoint
 
 SIZES = st.integers(32, 200)
 

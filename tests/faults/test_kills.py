@@ -15,7 +15,8 @@ from tiny_job import finish, start, told
 
 from care_mm.engine.checkpointing import LAST
 from care_mm.engine.resume import read_state
-from care_mm.storage import PARTIAL, read_checkpoint
+from care_mm.loading import read_checkpoint
+from care_mm.storage import PARTIAL
 
 WIDTH = 600_000  # a checkpoint of 10 MB, so that most kills are in the middle of one
 

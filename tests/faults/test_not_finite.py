@@ -17,7 +17,7 @@ from tiny_job import finish, settings, told
 from care_mm.engine.finite import FiniteGuardHook, gradient_size, plain
 from care_mm.engine.guards import ensure_guards
 from care_mm.errors import InputError
-from care_mm.storage import read_checkpoint
+from care_mm.loading import read_checkpoint
 
 
 @pytest.mark.parametrize("at", [1, 6])

@@ -16,7 +16,7 @@ import torch
 from tiny_job import start, told
 
 from care_mm.engine.resume import read_state
-from care_mm.storage import read_checkpoint
+from care_mm.loading import read_checkpoint
 
 
 def start_ranks(

@@ -23,7 +23,8 @@ from care_mm.engine.checkpointing import (
 )
 from care_mm.engine.resume import find_resumable, holds_a_run, read_state, saved
 from care_mm.errors import InputError
-from care_mm.storage import PARTIAL, read_checkpoint
+from care_mm.loading import read_checkpoint
+from care_mm.storage import PARTIAL
 
 WIDTH = 300_000  # a checkpoint of 5 MB
 
