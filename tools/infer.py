@@ -1,7 +1,8 @@
-"""Predict on images: a picture for each and all results in predictions.json.
+"""Predict on images and videos: each with the predictions drawn in, and all in predictions.json.
 
 Example:
     python tools/infer.py configs/maskrcnn_care_s1_coco.py epoch_12.pth photos/ --out-dir results
+    python tools/infer.py configs/maskrcnn_care_s1_coco.py epoch_12.pth walk.mp4 --out-dir results
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from pathlib import Path
 
 from care_mm import cli
 from care_mm.engine.config import load_config
-from care_mm.engine.inference import Predictor, find_images, predict_files
+from care_mm.engine.files import Output, find_files, predict_files
+from care_mm.engine.inference import Predictor
 from care_mm.errors import InputError
 
 
@@ -20,9 +22,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.new_parser(__doc__)
     cli.add_config_arguments(parser)
     cli.add_checkpoint_arguments(parser)
-    parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER", help="what to predict on")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="IMAGE|VIDEO|FOLDER", help="what to predict on"
+    )
     parser.add_argument("--out-dir", required=True, metavar="DIR", help="where results go")
     parser.add_argument("--score-thr", type=float, default=0.3, help="draw detections above it")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="each N-th frame of a video; default: 1"
+    )
+    parser.add_argument(
+        "--frames", action="store_true", help="write a video's frames as pictures, not as a video"
+    )
     cli.add_device_argument(parser)
     return parser.parse_args(argv)
 
@@ -30,14 +40,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    images = find_images(args.images)
+    if args.every < 1:
+        raise InputError(f"--every {args.every}: must be 1 or more")
+    output = Output(Path(args.out_dir), args.score_thr, args.every, args.frames)
+    files = find_files(args.inputs)
+    output.refuse_existing(files)
     config = load_config(args.config, args.cfg_options)
     with cli.trust_of(args):
         predictor = Predictor(config, args.checkpoint, args.device, args.allow_partial)
-    unreadable = predict_files(predictor, images, Path(args.out_dir), args.score_thr)
-    print(f"{len(images) - len(unreadable)} of {len(images)} images predicted: {args.out_dir}")
-    if unreadable:
-        raise InputError("; ".join(unreadable))
+    count, problems = predict_files(predictor, files, output)
+    print(f"{count} images and frames predicted: {args.out_dir}")
+    if problems:
+        raise InputError("; ".join(problems))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""Predictions on image files, whatever the task: the config decides."""
+"""Predictions on images and frames, whatever the task: the config decides."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -17,34 +16,9 @@ from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
 from mmengine.visualization import Visualizer
 from PIL import Image
 
-from care_mm.checkpoint import load_model
 from care_mm.engine.config import without_pretrained
 from care_mm.errors import InputError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
-
-def find_images(inputs: Sequence[str | Path]) -> dict[str, Path]:
-    """Image files among ``inputs`` and below its folders, by a name that is unique in the result.
-
-    Raises:
-        InputError: An input that does not exist, no image at all, or two of one name.
-    """
-    found: dict[str, Path] = {}
-    for item in map(Path, inputs):
-        if not item.exists():
-            raise InputError(f"{item}: no such file or folder")
-        files = sorted(item.rglob("*")) if item.is_dir() else [item]
-        for file in files:
-            if item.is_dir() and file.suffix.lower() not in IMAGE_SUFFIXES:
-                continue
-            name = str(file.relative_to(item)) if item.is_dir() else file.name
-            if name in found:
-                raise InputError(f"{file} and {found[name]} would both be written as {name}")
-            found[name] = file
-    if not found:
-        raise InputError(f"no image ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(map(str, inputs))}")
-    return found
+from care_mm.export.runtime import load_weights
 
 
 class Predictor:
@@ -52,7 +26,7 @@ class Predictor:
 
     Args:
         config: Of any task; its test pipeline is used without the steps that read annotations.
-        checkpoint: What training wrote.
+        checkpoint: What training or export wrote.
         device: Where to run; the GPU if there is one.
         allow_partial: Load what fits the model, and list what stays random.
 
@@ -69,16 +43,18 @@ class Predictor:
     ) -> None:
         init_default_scope(config.get("default_scope", "mmengine"))
         self.model = MODELS.build(without_pretrained(config.model))
-        meta = load_model(self.model, checkpoint, allow_partial=allow_partial)
+        meta = load_weights(self.model, checkpoint, allow_partial)
         self.model.to(device or get_device()).eval()
         self.dataset_meta = meta.get("dataset_meta") or {}
         steps = config.test_dataloader.dataset.pipeline
-        self.pipeline = Compose([step for step in steps if "Annotations" not in step["type"]])
+        steps = [step for step in steps if "Annotations" not in step["type"]]
+        if not steps or "LoadImage" not in steps[0]["type"]:
+            raise InputError("the config's test pipeline does not begin by loading an image")
+        self.load, self.pipeline = Compose(steps[:1]), Compose(steps[1:])
         self.visualizer = offline_visualizer(config, self.dataset_meta)
 
-    @torch.no_grad()
-    def __call__(self, path: Path) -> Any:
-        """The task's data sample for one image file, with predictions at the file's own size.
+    def read(self, path: Path) -> dict[str, Any]:
+        """What the test pipeline loads from one image file.
 
         Raises:
             InputError: The file cannot be read as an image.
@@ -86,14 +62,40 @@ class Predictor:
         try:
             with Image.open(path) as image:
                 image.load()
-            data = self.pipeline({"img_path": str(path), "img_id": 0})
+            return self.load({"img_path": str(path), "img_id": 0})
         except Exception as error:
             raise InputError(f"image {path}: cannot be read ({error})") from error
-        return self.model.test_step(pseudo_collate([data]))[0]
 
-    def picture(self, path: Path, sample: Any, score_thr: float = 0.3) -> np.ndarray:
+    @staticmethod
+    def read_frame(frame: np.ndarray, name: str) -> dict[str, Any]:
+        """The same for an (H, W, 3) uint8 BGR frame."""
+        size = frame.shape[:2]
+        return {"img": frame, "img_path": name, "img_id": 0, "img_shape": size, "ori_shape": size}
+
+    def prepare(self, loaded: Mapping[str, Any]) -> dict[str, Any]:
+        """A batch of one for the model, from what :meth:`read` or :meth:`read_frame` gave.
+
+        Raises:
+            InputError: A step of the pipeline does not take the image.
+        """
+        try:
+            return pseudo_collate([self.pipeline(dict(loaded))])
+        except Exception as error:
+            raise InputError(f"image {loaded['img_path']}: {error}") from error
+
+    @torch.no_grad()
+    def __call__(self, loaded: Mapping[str, Any]) -> Any:
+        """The task's data sample for one image, with predictions at the image's own size.
+
+        Raises:
+            InputError: As :meth:`prepare`.
+        """
+        return self.model.test_step(self.prepare(loaded))[0]
+
+    def picture(self, loaded: Mapping[str, Any], sample: Any, score_thr: float = 0.3) -> np.ndarray:
         """The image with its predictions drawn in, (H, W, 3) uint8 RGB."""
-        image = mmcv.imread(str(path), channel_order="rgb")
+        image = np.atleast_3d(loaded["img"])[..., ::-1]  # BGR, or one channel
+        image = np.broadcast_to(image, (*image.shape[:2], 3)).astype(np.uint8)
         return draw(self.visualizer, image, sample, score_thr=score_thr)
 
     def record(self, sample: Any) -> dict[str, Any]:
@@ -138,9 +140,12 @@ def _instances(instances: Any, name: Any) -> Iterator[dict[str, Any]]:
         yield record
 
 
+_NUMBERS = count()  # visualizers of one name are one
+
+
 def offline_visualizer(config: Config, dataset_meta: dict) -> Visualizer:
     """The config's visualizer, without a backend to write to."""
-    settings = {**config.visualizer, "vis_backends": None, "name": f"care_mm_{id(config)}"}
+    settings = {**config.visualizer, "vis_backends": None, "name": f"care_mm_{next(_NUMBERS)}"}
     visualizer = VISUALIZERS.build(settings)
     visualizer.dataset_meta = dataset_meta
     return visualizer
@@ -163,39 +168,3 @@ def draw(
     else:
         visualizer.add_datasample("picture", image, sample, pred_score_thr=score_thr, **show)
     return visualizer.get_image()
-
-
-def predict_files(
-    predictor: Predictor, images: dict[str, Path], out_dir: Path, score_thr: float = 0.3
-) -> list[str]:
-    """Write a picture for each image, and ``predictions.json``, below ``out_dir``.
-
-    Args:
-        predictor: The model.
-        images: From :func:`find_images`.
-        out_dir: Made if it is not there.
-        score_thr: Detections below it are left out of the pictures, not of the JSON.
-
-    Returns:
-        One line for each file that could not be read as an image.
-
-    Raises:
-        InputError: ``out_dir`` holds the predictions of another call.
-    """
-    table = out_dir / "predictions.json"
-    if table.exists():
-        raise InputError(f"{table} exists: choose another --out-dir")
-    records, unreadable = {}, []
-    for name, path in images.items():
-        try:
-            sample = predictor(path)
-        except InputError as error:
-            unreadable.append(str(error))
-            continue
-        records[name] = predictor.record(sample)
-        target = out_dir / "pictures" / f"{name}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(predictor.picture(path, sample, score_thr)).save(target)
-    out_dir.mkdir(parents=True, exist_ok=True)
-    table.write_text(json.dumps(records, indent=1))
-    return unreadable
