@@ -29,8 +29,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from mmengine.registry import DATASETS
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from care_mm.datasets.drawing import Instance, Scene, draw_scene
 from care_mm.datasets.grounds import MATERIALS
@@ -56,6 +58,7 @@ FORMAT = 1  # raise it when equal settings come to give other files
 CROP_SIDE = 96  # pixels of a classification image
 MIN_CROP_VISIBLE, MIN_CROP_OBJECT = 0.7, 20  # share seen, and pixels of the longer side
 _JPEG_QUALITY = 92
+_MANY = 64  # scenes, for which it pays to start processes
 _SPLITS = ("train", "val")
 _ADE_SPLITS = {"train": "training", "val": "validation"}
 _TAILS = (("coco",), ("ade", "ADEChallengeData2016"), ("imagenet",))
@@ -91,6 +94,38 @@ def scene_at(split: str, index: int, size: int, seed: int) -> Scene:
     """
     rng = np.random.default_rng([seed, _SPLITS.index(split), index])
     return draw_scene(rng, size, empty=index % 50 == 12, crowd=index % 16 == 5)
+
+
+class _Scenes(Dataset):
+    """The scenes of a split, each drawn when it is asked for."""
+
+    def __init__(self, split: str, count: int, settings: Settings) -> None:
+        self.split, self.count, self.settings = split, count, settings
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Scene:
+        return scene_at(self.split, index, self.settings.size, self.settings.seed)
+
+
+def _as_it_is(scene: Scene) -> Scene:
+    return scene
+
+
+def _in_order(scenes: _Scenes) -> DataLoader:
+    """The scenes one after the other, drawn by all processors where there are many."""
+    if hasattr(os, "sched_getaffinity"):
+        processors = len(os.sched_getaffinity(0))
+    else:
+        processors = os.cpu_count() or 1
+    return DataLoader(
+        scenes,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=min(8, processors) if len(scenes) >= _MANY else 0,
+        generator=torch.Generator(),  # the training's random numbers stay what they are
+    )
 
 
 # Layouts
@@ -167,8 +202,8 @@ def _write_split(root: Path, split: str, count: int, settings: Settings) -> Iter
     for folder in (photos, ade_images, ade_masks, *names):
         folder.mkdir(parents=True)
     images, annotations = [], []
-    for index in range(count):
-        scene, image_id = scene_at(split, index, settings.size, settings.seed), index + 1
+    for index, scene in enumerate(_in_order(_Scenes(split, count, settings))):
+        image_id = index + 1
         photo = photos / f"{image_id:012d}.jpg"
         photo.write_bytes(_jpeg(scene.image))
         _link(photo, ade_images / f"ADE_{split}_{image_id:08d}.jpg")

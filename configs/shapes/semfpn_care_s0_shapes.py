@@ -15,7 +15,8 @@ crop_size = (128, 128)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='RandomResize', scale=(192, 192), ratio_range=(0.75, 1.25), keep_ratio=True),
+    # No change of scale: in so few steps the textures are learnt better as large as they are.
+    dict(type='Resize', scale=(192, 192), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackSegInputs')
@@ -81,8 +82,8 @@ model = dict(
         num_classes=len(metainfo['classes']),
         norm_cfg=norm))
 
-max_iters = 400
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=200)
+max_iters = 560
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=280)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
@@ -95,5 +96,5 @@ optim_wrapper = dict(
     optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=10.0))
 auto_scale_lr = dict(enable=False, base_batch_size=8)
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=200))
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=280))
 randomness = dict(seed=0)

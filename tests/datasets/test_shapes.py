@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmengine.registry import DATASETS
 from PIL import Image
 
@@ -141,6 +142,15 @@ def test_same_seed_same_bytes_other_seed_other_pictures(tmp_path):
     assert not any(filecmp.cmp(one / name, other / name, shallow=False) for name in photos)
     train, val = (scene_at(split, 0, 64, 0).image for split in SPLITS)
     assert train.shape != val.shape or (train != val).any()
+
+
+def test_many_processes_draw_the_same_bytes_and_no_random_numbers(tmp_path, monkeypatch):
+    alone = ensure_shapes(tmp_path / "1", **TINY)
+    monkeypatch.setattr("care_mm.datasets.shapes._MANY", 2)
+    state = torch.get_rng_state()
+    together = ensure_shapes(tmp_path / "2", **TINY)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert filecmp.cmpfiles(alone, together, files(alone), shallow=False) == (files(alone), [], [])
 
 
 # Layouts

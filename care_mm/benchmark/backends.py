@@ -1,0 +1,160 @@
+"""Ways to run a model: each takes it with an example and returns a call that runs it once."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from care_mm.benchmark.subjects import deploy
+from care_mm.errors import InputError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a model is run.
+
+    Attributes:
+        backend: A key of :data:`BACKENDS`.
+        device: ``'cpu'`` or ``'cuda'``.
+        threads: CPU threads of the backend.
+        dtype: A key of :data:`DTYPES`; weights and input are of it. ``baseline`` stays in fp32.
+        channels_last: Layout of weights and input where torch runs them. Not for ``baseline``.
+    """
+
+    backend: str
+    device: str = "cpu"
+    threads: int = 2
+    dtype: str = "fp32"
+    channels_last: bool = False
+
+
+Run = Callable[[], object]
+
+
+def _torch(model: nn.Module, example: Tensor, setting: Setting) -> tuple[nn.Module, Tensor]:
+    options = {"device": setting.device, "dtype": DTYPES[setting.dtype]}
+    if setting.channels_last:
+        options["memory_format"] = torch.channels_last
+    return model.to(**options), example.to(**options)
+
+
+def _baseline(model: nn.Module, example: Tensor, setting: Setting) -> Run:
+    """As the authors run it: unfolded, NCHW, eager, fp32."""
+    model, example = model.to(setting.device), example.to(setting.device)
+    return lambda: model(example)
+
+
+def _eager(model: nn.Module, example: Tensor, setting: Setting) -> Run:
+    model, example = _torch(model, example, setting)
+    return lambda: model(example)
+
+
+def _deploy(model: nn.Module, example: Tensor, setting: Setting) -> Run:
+    return _eager(deploy(model), example, setting)
+
+
+def _compile(model: nn.Module, example: Tensor, setting: Setting) -> Run:
+    model, example = _torch(deploy(model), example, setting)
+    compiled = torch.compile(model)
+    return lambda: compiled(example)
+
+
+def _cudagraph(model: nn.Module, example: Tensor, setting: Setting) -> Run:
+    if setting.device != "cuda":
+        raise InputError("backend cudagraph: needs --device cuda")
+    model, example = _torch(deploy(model), example, setting)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # lets lazily made workspaces be made outside the capture
+        for _ in range(3):
+            model(example)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        model(example)
+    return graph.replay
+
+
+def _onnx_file(model: nn.Module, example: Tensor, folder: str) -> Path:
+    path = Path(folder) / "model.onnx"
+    torch.onnx.export(deploy(model), (example,), path, dynamo=True, verbose=False)
+    return path
+
+
+def _need(module: str) -> None:
+    try:
+        __import__(module)
+    except ImportError as error:
+        raise InputError(
+            f"backend {module}: not installed: pip install 'care-mm[export]'"
+        ) from error
+
+
+def _onnxruntime(model: nn.Module, example: Tensor, setting: Setting) -> Run:
+    _need("onnxruntime")
+    import onnxruntime
+
+    if setting.dtype != "fp32" or setting.device != "cpu":
+        raise InputError("backend onnxruntime: is measured in fp32 on the CPU")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = setting.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    with tempfile.TemporaryDirectory() as folder:
+        path = _onnx_file(model, example, folder)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: example.numpy()}
+    return lambda: session.run(None, feed)
+
+
+def _openvino(model: nn.Module, example: Tensor, setting: Setting) -> Run:
+    _need("openvino")
+    import openvino
+
+    if setting.device != "cpu" or setting.dtype == "fp16":
+        raise InputError("backend openvino: is measured in fp32 or bf16 on the CPU")
+    graph = openvino.convert_model(deploy(model), example_input=example)
+    graph.reshape([*example.shape])
+    compiled = openvino.compile_model(
+        graph,
+        "CPU",
+        {
+            "INFERENCE_NUM_THREADS": setting.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[setting.dtype],
+        },
+    )
+    request = compiled.create_infer_request()
+    request.set_input_tensor(openvino.Tensor(example.numpy()))
+    return request.infer
+
+
+BACKENDS: dict[str, Callable[[nn.Module, Tensor, Setting], Run]] = {
+    "baseline": _baseline,
+    "eager": _eager,
+    "deploy": _deploy,
+    "compile": _compile,
+    "cudagraph": _cudagraph,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}
+
+
+def prepare(model: nn.Module, example: Tensor, setting: Setting) -> Run:
+    """A call that runs ``model`` on ``example`` (B, 3, H, W) once, and waits for the result."""
+    run = BACKENDS[setting.backend](model, example, setting)
+    if setting.device != "cuda":
+        return run
+
+    def synchronised() -> None:
+        run()
+        torch.cuda.synchronize()
+
+    return synchronised

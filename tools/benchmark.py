@@ -1,0 +1,99 @@
+"""Latency, throughput and memory of CARE and of its peers, side by side in one run.
+
+Everything is measured in turns, each model in a process of its own, with the machine's own
+ceilings (a matrix product and a copy) among them; ratios are taken turn by turn. Times are in ms
+for a batch. "/ baseline" is over the authors' form (unfolded, NCHW, eager, fp32) of the same
+model, "/ GEMM floor" over what its multiply-adds take at the rate of a large matrix product.
+
+Example:
+    python tools/benchmark.py --arch s0 s1 --backends baseline deploy onnxruntime openvino
+    python tools/benchmark.py --peers repvit_m1_0 resnet50 --backends openvino --plot latency.png
+    python tools/benchmark.py --what segmentor --models configs/semfpn_care_s1_ade20k.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from care_mm import cli
+from care_mm.benchmark import report
+from care_mm.benchmark.backends import BACKENDS, DTYPES, Setting
+from care_mm.benchmark.run import ceilings, growth, machine, measure
+from care_mm.benchmark.subjects import TASKS
+from care_mm.benchmark.worker import Job
+from care_mm.complexity import table
+from care_mm.errors import InputError
+from care_mm.models.arch import ARCHS
+from care_mm.storage import write_bytes
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = cli.new_parser(__doc__)
+    add = parser.add_argument
+    add("--arch", nargs="*", choices=[*ARCHS], default=[*ARCHS], help="our sizes; default: all")
+    add("--peers", nargs="+", default=[], metavar="NAME", help="models of timm's, or configs")
+    add("--models", nargs="+", metavar="CONFIG", help="configs, instead of --arch")
+    add("--what", choices=TASKS, default="classifier", help="default: classifier")
+    add("--shape", nargs=2, type=int, default=[224, 224], metavar=("H", "W"), help="in pixels")
+    add("--sizes", nargs="+", type=int, metavar="S", help="square inputs, and how cost grows")
+    add("--batch", type=int, default=1, help="images in a batch; default: 1")
+    add("--backends", nargs="+", choices=[*BACKENDS], default=["baseline", "deploy"])
+    add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads; default: cores")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--dtype", choices=[*DTYPES], default="fp32", help="of all backends but baseline")
+    add("--channels-last", action="store_true", help="layout of all torch backends but baseline")
+    add("--rounds", type=int, default=15, help="turns of each; default: 15")
+    add("--out", type=Path, metavar="FILE.json", help="write all figures")
+    add("--plot", type=Path, metavar="FILE.png", help="draw latency against published top-1")
+    return parser.parse_args(argv)
+
+
+@cli.command
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch sees no GPU here")
+    for path in filter(None, (args.out, args.plot)):
+        if path.exists():
+            raise InputError(f"{path}: exists already: name another file, or remove it")
+    setting = Setting("eager", args.device, args.threads, args.dtype, args.channels_last)
+    shapes = [(s, s) for s in args.sizes] if args.sizes else [tuple(args.shape)]
+    names = args.models or [f"care_{arch}" for arch in args.arch]
+    kinds = [(name, backend) for name in (*names, *args.peers) for backend in args.backends]
+    jobs = [
+        Job(name, args.what, shape, args.batch, replace(setting, backend=backend))
+        for name, backend in kinds
+        for shape in shapes
+    ]
+    gemm, copy, *results = measure([*ceilings(setting), *jobs], args.rounds)
+
+    records = report.summary(results, gemm, copy)
+    host = machine(args.device) | {"threads": args.threads} | report.ceiling(gemm, copy)
+    print(table(report.rows(records)), end="\n\n")
+    print(
+        ", ".join(f"{k}: {v:.1f}" if isinstance(v, float) else f"{k}: {v}" for k, v in host.items())
+    )
+    if len(shapes) > 2:
+        for i, (name, backend) in enumerate(kinds):
+            group = results[i * len(shapes) : (i + 1) * len(shapes)]
+            if not any(result.error for result in group):
+                by = ", ".join(f"{what} {growth(group, what):.3f}" for what in ("time", "memory"))
+                print(f"{name} in {backend}: exponent against pixels: {by}")
+    if args.out:
+        report_json = json.dumps({"machine": host, "results": records}, indent=1)
+        write_bytes(report_json.encode(), args.out, overwrite=False)
+    if args.plot:
+        title = f"{args.what}, {args.shape[0]}x{args.shape[1]}, batch {args.batch}\n{host['cpu']}"
+        report.plot(records, args.plot, title)
+    if all(result.error for result in results):
+        raise InputError(f"nothing ran: {results[0].job.subject}: {results[0].error}")
+
+
+if __name__ == "__main__":
+    main()
