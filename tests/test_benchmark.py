@@ -10,7 +10,7 @@ import tool
 import torch
 
 from care_mm.benchmark import report, subjects
-from care_mm.benchmark.backends import Setting
+from care_mm.benchmark.backends import Setting, prepare
 from care_mm.benchmark.run import Result, growth, over_floor
 from care_mm.benchmark.worker import GEMM_SIZE, Job
 from care_mm.errors import InputError
@@ -74,6 +74,19 @@ def test_deployed_subjects_compute_the_same(name: str) -> None:
         assert [tuple(y.shape[2:]) for y in expected] == [(16, 24), (8, 12), (4, 6), (2, 3)]
         for out, reference in zip(deployed(x), expected, strict=True):
             assert (out - reference).abs().max() <= 1e-4 * reference.abs().max()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_training_step_reaches_every_parameter(channels_last: bool) -> None:
+    model = subjects.build("care_s0", "backbone")
+    reached = set()
+    for name, parameter in model.named_parameters():
+        parameter.register_post_accumulate_grad_hook(lambda _, name=name: reached.add(name))
+    setting = Setting("eager", train=True, channels_last=channels_last)
+    prepare(model, torch.rand(2, 3, 64, 64), setting)()
+    assert reached == {name for name, _ in model.named_parameters()}
+    with pytest.raises(InputError, match="backend deploy: does not train"):
+        prepare(model, torch.rand(2, 3, 64, 64), Setting("deploy", train=True))
 
 
 def test_unknown_names_are_refused() -> None:

@@ -48,6 +48,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--dtype", choices=[*DTYPES], default="fp32", help="of all backends but baseline")
     add("--channels-last", action="store_true", help="layout of all torch backends but baseline")
+    add("--train", action="store_true", help="forward and backward instead of inference")
     add("--rounds", type=int, default=15, help="turns of each; default: 15")
     add("--out", type=Path, metavar="FILE.json", help="write all figures")
     add("--plot", type=Path, metavar="FILE.png", help="draw latency against published top-1")
@@ -59,10 +60,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch sees no GPU here")
-    for path in filter(None, (args.out, args.plot)):
-        if path.exists():
+    for path in (args.out, args.plot):
+        if path and path.exists():
             raise InputError(f"{path}: exists already: name another file, or remove it")
-    setting = Setting("eager", args.device, args.threads, args.dtype, args.channels_last)
+    setting = Setting(
+        "eager", args.device, args.threads, args.dtype, args.channels_last, args.train
+    )
     shapes = [(s, s) for s in args.sizes] if args.sizes else [tuple(args.shape)]
     names = args.models or [f"care_{arch}" for arch in args.arch]
     kinds = [(name, backend) for name in (*names, *args.peers) for backend in args.backends]
@@ -76,9 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     records = report.summary(results, gemm, copy)
     host = machine(args.device) | {"threads": args.threads} | report.ceiling(gemm, copy)
     print(table(report.rows(records)), end="\n\n")
-    print(
-        ", ".join(f"{k}: {v:.1f}" if isinstance(v, float) else f"{k}: {v}" for k, v in host.items())
-    )
+    print(", ".join(f"{k}: {v:.1f}" if k.endswith("_s") else f"{k}: {v}" for k, v in host.items()))
     if len(shapes) > 2:
         for i, (name, backend) in enumerate(kinds):
             group = results[i * len(shapes) : (i + 1) * len(shapes)]

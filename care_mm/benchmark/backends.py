@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ class Setting:
         threads: CPU threads of the backend.
         dtype: A key of :data:`DTYPES`; weights and input are of it. ``baseline`` stays in fp32.
         channels_last: Layout of weights and input where torch runs them. Not for ``baseline``.
+        train: Forward and backward in training mode, instead of inference.
     """
 
     backend: str
@@ -33,6 +34,7 @@ class Setting:
     threads: int = 2
     dtype: str = "fp32"
     channels_last: bool = False
+    train: bool = False
 
 
 Run = Callable[[], object]
@@ -47,13 +49,26 @@ def _torch(model: nn.Module, example: Tensor, setting: Setting) -> tuple[nn.Modu
 
 def _baseline(model: nn.Module, example: Tensor, setting: Setting) -> Run:
     """As the authors run it: unfolded, NCHW, eager, fp32."""
-    model, example = model.to(setting.device), example.to(setting.device)
-    return lambda: model(example)
+    return _eager(model, example, replace(setting, dtype="fp32", channels_last=False))
 
 
 def _eager(model: nn.Module, example: Tensor, setting: Setting) -> Run:
     model, example = _torch(model, example, setting)
-    return lambda: model(example)
+    return _step_of(model, example) if setting.train else lambda: model(example)
+
+
+def _step_of(model: nn.Module, example: Tensor) -> Run:
+    """Forward and backward; the gradients are dropped, as an optimizer would after its step."""
+    parameters = list(model.train().parameters())
+
+    def step() -> None:
+        outputs = model(example)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        sum(output.float().mean() for output in outputs).backward()
+        for parameter in parameters:
+            parameter.grad = None
+
+    return step
 
 
 def _deploy(model: nn.Module, example: Tensor, setting: Setting) -> Run:
@@ -61,9 +76,10 @@ def _deploy(model: nn.Module, example: Tensor, setting: Setting) -> Run:
 
 
 def _compile(model: nn.Module, example: Tensor, setting: Setting) -> Run:
-    model, example = _torch(deploy(model), example, setting)
-    compiled = torch.compile(model)
-    return lambda: compiled(example)
+    model = model if setting.train else deploy(model)
+    model, example = _torch(model, example, setting)
+    model.compile()
+    return _step_of(model, example) if setting.train else lambda: model(example)
 
 
 def _cudagraph(model: nn.Module, example: Tensor, setting: Setting) -> Run:
@@ -146,9 +162,19 @@ BACKENDS: dict[str, Callable[[nn.Module, Tensor, Setting], Run]] = {
     "openvino": _openvino,
 }
 
+TRAINING_BACKENDS = ("baseline", "eager", "compile")
+
 
 def prepare(model: nn.Module, example: Tensor, setting: Setting) -> Run:
-    """A call that runs ``model`` on ``example`` (B, 3, H, W) once, and waits for the result."""
+    """A call that runs ``model`` on ``example`` (B, 3, H, W) once, and waits for the result.
+
+    Raises:
+        InputError: The backend is not installed, or cannot do what the setting asks.
+    """
+    if setting.train and setting.backend not in TRAINING_BACKENDS:
+        raise InputError(
+            f"backend {setting.backend}: does not train; {', '.join(TRAINING_BACKENDS)} do"
+        )
     run = BACKENDS[setting.backend](model, example, setting)
     if setting.device != "cuda":
         return run

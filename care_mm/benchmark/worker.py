@@ -109,7 +109,7 @@ def serve(job: Job, pipe: Connection) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: job.setting.threads])
     torch.set_num_threads(job.setting.threads)
-    with torch.inference_mode(job.setting.backend != "compile"), torch.no_grad():
+    with torch.set_grad_enabled(job.setting.train):
         try:
             run = _prepare(job)
             memory = _Memory(job.setting.device)
