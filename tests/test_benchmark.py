@@ -11,6 +11,7 @@ import torch
 
 from care_mm.benchmark import report, subjects
 from care_mm.benchmark.backends import Setting, prepare
+from care_mm.benchmark.profile import profile
 from care_mm.benchmark.run import Result, growth, over_floor
 from care_mm.benchmark.worker import GEMM_SIZE, Job
 from care_mm.errors import InputError
@@ -133,3 +134,21 @@ def test_picture_marks_the_front(tmp_path: Path) -> None:
     points, front = report.points(records)
     assert [name for _, _, name in points] == ["care_s0", "care_s1", "resnet50"]
     assert [ms for ms, _ in front] == pytest.approx([10, 15])
+
+
+@pytest.mark.parametrize(
+    ("backend", "kind"), [("deploy", "aten::convolution"), ("onnxruntime", "Conv")]
+)
+def test_profile_counts_every_convolution(backend: str, kind: str) -> None:
+    if backend == "onnxruntime":
+        pytest.importorskip("onnxruntime")
+    layers = [layer for _ in range(3) for layer in (torch.nn.Conv2d(3, 3, 3), torch.nn.Softmax(1))]
+    model = torch.nn.Sequential(*layers).eval()
+    found = profile(model, torch.rand(1, 3, 64, 96), Setting(backend), runs=2)
+    assert {o.kind: o.number for o in found}[kind] == 3
+    assert [o.ms for o in found] == sorted((o.ms for o in found), reverse=True)
+
+
+def test_profiler_of_a_compiled_model_is_refused() -> None:
+    with pytest.raises(InputError, match="backend compile: eager, deploy, onnxruntime, openvino"):
+        profile(torch.nn.Identity(), torch.rand(1, 3, 64, 64), Setting("compile"), runs=1)

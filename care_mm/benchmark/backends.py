@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from care_mm.benchmark.subjects import deploy
 from care_mm.errors import InputError
+
+if TYPE_CHECKING:
+    import onnxruntime
+    import openvino
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -98,12 +103,6 @@ def _cudagraph(model: nn.Module, example: Tensor, setting: Setting) -> Run:
     return graph.replay
 
 
-def _onnx_file(model: nn.Module, example: Tensor, folder: str) -> Path:
-    path = Path(folder) / "model.onnx"
-    torch.onnx.export(deploy(model), (example,), path, dynamo=True, verbose=False)
-    return path
-
-
 def _need(module: str) -> None:
     try:
         __import__(module)
@@ -113,7 +112,8 @@ def _need(module: str) -> None:
         ) from error
 
 
-def _onnxruntime(model: nn.Module, example: Tensor, setting: Setting) -> Run:
+def onnxruntime_options(setting: Setting) -> onnxruntime.SessionOptions:
+    """Options of a session that uses the setting's threads."""
     _need("onnxruntime")
     import onnxruntime
 
@@ -123,20 +123,37 @@ def _onnxruntime(model: nn.Module, example: Tensor, setting: Setting) -> Run:
     options.intra_op_num_threads = setting.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    return options
+
+
+def onnxruntime_session(
+    model: nn.Module, example: Tensor, options: onnxruntime.SessionOptions
+) -> onnxruntime.InferenceSession:
+    """ONNX Runtime's form of a folded model, for the shape of ``example``."""
+    import onnxruntime
+
     with tempfile.TemporaryDirectory() as folder:
-        path = _onnx_file(model, example, folder)
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(model, (example,), path, dynamo=True, verbose=False)
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _onnxruntime(model: nn.Module, example: Tensor, setting: Setting) -> Run:
+    session = onnxruntime_session(deploy(model), example, onnxruntime_options(setting))
     feed = {session.get_inputs()[0].name: example.numpy()}
     return lambda: session.run(None, feed)
 
 
-def _openvino(model: nn.Module, example: Tensor, setting: Setting) -> Run:
+def openvino_request(
+    model: nn.Module, example: Tensor, setting: Setting, options: Mapping[str, object]
+) -> openvino.InferRequest:
+    """OpenVINO's form of a folded model, for the shape of ``example``, which is its input."""
     _need("openvino")
     import openvino
 
     if setting.device != "cpu" or setting.dtype == "fp16":
         raise InputError("backend openvino: is measured in fp32 or bf16 on the CPU")
-    graph = openvino.convert_model(deploy(model), example_input=example)
+    graph = openvino.convert_model(model, example_input=example)
     graph.reshape([*example.shape])
     compiled = openvino.compile_model(
         graph,
@@ -145,11 +162,16 @@ def _openvino(model: nn.Module, example: Tensor, setting: Setting) -> Run:
             "INFERENCE_NUM_THREADS": setting.threads,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[setting.dtype],
+            **options,
         },
     )
     request = compiled.create_infer_request()
     request.set_input_tensor(openvino.Tensor(example.numpy()))
-    return request.infer
+    return request
+
+
+def _openvino(model: nn.Module, example: Tensor, setting: Setting) -> Run:
+    return openvino_request(deploy(model), example, setting, {}).infer
 
 
 BACKENDS: dict[str, Callable[[nn.Module, Tensor, Setting], Run]] = {
