@@ -1,4 +1,4 @@
-"""A hook for the test of two processes: after every step the ranks hold the same parameters."""
+"""Hooks for the test of two processes: batches without objects, and equal parameters after all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ import torch
 import torch.distributed as dist
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class BareBatchHook(Hook):
+    """Take the objects out of one image, of one rank's batch, of all batches, in turn."""
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        samples, turn = data_batch["data_samples"], runner.iter % 4
+        bare = (samples[:1], samples if dist.get_rank() == 1 else [], samples, [])[turn]
+        for sample in bare:
+            sample.gt_instances = sample.gt_instances[:0]
+        where = "rank 1 alone" if turn == 1 else f"{len(bare)} of {len(samples)} images"
+        runner.logger.info(f"without objects: {where}")
 
 
 @HOOKS.register_module()

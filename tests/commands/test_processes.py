@@ -1,4 +1,5 @@
-"""The demo's config: in two processes, and from a folder where nothing is drawn yet."""
+"""The demo's config: in two processes, from a folder where nothing is drawn yet, and with batches
+that have no object on one image, on one rank, on both."""
 
 from __future__ import annotations
 
@@ -15,17 +16,20 @@ custom_imports = dict(
 train_dataloader = dict(batch_size=2, dataset=dict(draw={DRAW}))
 val_dataloader = dict(batch_size=1, dataset=dict(draw={DRAW}))
 train_cfg = dict(max_epochs=2)
-custom_hooks = [dict(type='EqualRanksHook'), dict(type='SummaryHook')]
+custom_hooks = [
+    dict(type='BareBatchHook'), dict(type='EqualRanksHook'), dict(type='SummaryHook')]
 """
 
 
-def test_two_processes_stay_equal(tmp_path: Path, run: Run, monkeypatch) -> None:
+def test_two_processes_stay_equal_over_bare_batches(tmp_path: Path, run: Run, monkeypatch) -> None:
     config = tmp_path / "two.py"
     config.write_text(SETTINGS)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     args = (config, "--launcher", "pytorch", "--work-dir", "run")
     result = run("tools/train.py", *args, cwd=tmp_path, processes=2)
     assert result.returncode == 0, result.stderr
+    for line in ("1 of 2 images", "rank 1 alone", "2 of 2 images", "0 of 2 images"):
+        assert f"without objects: {line}" in result.stdout
     assert "ranks equal over 4 steps" in result.stdout  # 8 images, 2 x 2 a step, 2 epochs
     assert (tmp_path / "data" / "shapes" / "coco").is_dir(), "the data were not drawn"
     assert (tmp_path / "run" / "predictions.png").is_file()

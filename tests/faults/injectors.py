@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,24 @@ def fill_disk(work_dir: Path, after: int) -> None:
             (work_dir.parent / "other").write_bytes(bytes(usage.f_bavail * usage.f_frsize - 20_000))
 
     storage.os.replace = replace
+
+
+def kill_in_save(work_dir: Path, number: int, delay: float) -> None:
+    """SIGKILL ``delay`` seconds after the ``number``-th save has begun.
+
+    A process of its own kills: this one may be anywhere by then, in C++ or in the kernel.
+    """
+    real, count, victim = tiny_job.TellHook.before_save_checkpoint, [0], os.getpid()
+
+    def begin(self: Any, runner: Any, checkpoint: dict) -> None:
+        real(self, runner, checkpoint)
+        count[0] += 1
+        if count[0] == number and os.fork() == 0:
+            time.sleep(delay)
+            os.kill(victim, signal.SIGKILL)
+            os._exit(0)
+
+    tiny_job.TellHook.before_save_checkpoint = begin
 
 
 def kill_worker(work_dir: Path) -> None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import injectors
 import pytest
 import torch
-from tiny_job import finish, start, told
+from tiny_job import finish, settings, told
 
 from care_mm.engine.checkpointing import LAST
-from care_mm.engine.resume import read_state
+from care_mm.engine.resume import find_resumable, read_state, saved
 from care_mm.loading import read_checkpoint
 from care_mm.storage import PARTIAL
 
 WIDTH = 600_000  # a checkpoint of 10 MB, so that most kills are in the middle of one
+SAVE = 0.06  # seconds that saving one takes, about
+LONG = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 def curve(work_dir: Path) -> dict[int, dict]:
@@ -29,23 +32,15 @@ def curve(work_dir: Path) -> dict[int, dict]:
     return lines
 
 
-def kill_while_saving(work_dir: Path, number: int, delay: float, **options) -> bool:
-    """Resume, and kill ``delay`` seconds into the ``number``-th save; whether it got so far."""
-    saves = work_dir.with_suffix(".saves")
-    saves.unlink(missing_ok=True)
-    process = start(work_dir, "auto", **options)
-    until = time.monotonic() + 100
-    while process.is_alive() and time.monotonic() < until:
-        if saves.exists() and saves.stat().st_size >= number:
-            time.sleep(delay)
-            os.kill(process.pid, signal.SIGKILL)
-            break
-        time.sleep(0.001)
-    process.join(20)
-    assert process.exitcode in (0, -signal.SIGKILL), work_dir.with_suffix(".log").read_text()[
-        -3000:
-    ]
-    return process.exitcode == -signal.SIGKILL
+def killed_in_save(work_dir: Path, number: int, delay: float, **options: Any) -> bool:
+    """Resume; True once SIGKILL struck, ``delay`` seconds after the ``number``-th save began.
+
+    False for a run that came to its end before that.
+    """
+    prepare = partial(injectors.kill_in_save, number=number, delay=delay)
+    status = finish(work_dir, "auto", prepare=prepare, **options)
+    assert status in (0, -signal.SIGKILL), work_dir.with_suffix(".log").read_text()[-3000:]
+    return status == -signal.SIGKILL
 
 
 def check_work_dir(work_dir: Path, kept: int = 2) -> None:
@@ -66,34 +61,49 @@ def check_work_dir(work_dir: Path, kept: int = 2) -> None:
         assert len(states) <= kept + 1
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize(("by_epoch", "kills"), [(True, 40), (False, 15)])
-def test_killed_runs_equal_the_uninterrupted_one(
-    by_epoch: bool, kills: int, tmp_path: Path, record_property
-) -> None:
-    options = dict(by_epoch=by_epoch, length=6, rounds=kills, width=WIDTH)
-    assert finish(tmp_path / "whole", **options) == 0
-    draw = random.Random(by_epoch)
-    killed, partial, lives = 0, 0, 0
-    while killed < kills:
-        lives += 1
-        assert lives < 3 * kills
-        # Not the first save every time: the run would never get on.
-        if not kill_while_saving(
-            tmp_path / "killed", draw.choice((1, 2, 3)), draw.uniform(0, 0.06), **options
-        ):
-            break
-        killed += 1
-        partial += any((tmp_path / "killed").glob(f".*{PARTIAL}"))
-        check_work_dir(tmp_path / "killed")
-    assert finish(tmp_path / "killed", "auto", **options) == 0
-    assert killed >= kills * 0.6, "the run is too short for its kills"
-    record_property("kills", killed)
-    record_property("in the middle of a write", partial)
-    print(f"{killed} kills, {partial} in the middle of a write")
+def newest_whole(work_dir: Path) -> int:
+    """The iteration that a run goes on from; every other whole checkpoint is older."""
+    found = find_resumable(settings(work_dir))
+    states = [read_state(file)["meta"]["iter"] for file in saved(work_dir)]
+    assert found is not None and found[1]["meta"]["iter"] == max(states)
+    return max(states)
 
+
+@pytest.mark.parametrize("kills", [15, pytest.param(60, marks=LONG)])
+def test_kills_at_random_moments_of_saving(kills: int, tmp_path: Path) -> None:
+    """As many as planned strike, and each leaves a folder that the next life goes on from."""
+    work_dir, draw = tmp_path / "run", random.Random(kills)
+    options = dict(length=6, rounds=10**6, width=WIDTH)  # it never comes to its end
+    newest, partial_files = 0, 0
+    for _ in range(kills):
+        before = len(told(work_dir))
+        assert killed_in_save(work_dir, draw.choice((1, 2, 3)), draw.uniform(0, SAVE), **options)
+        assert told(work_dir)[before]["iter"] == newest, "went on from another place"
+        partial_files += any(work_dir.glob(f".*{PARTIAL}"))
+        check_work_dir(work_dir)
+        if saved(work_dir):
+            now = newest_whole(work_dir)
+            assert now >= newest
+            newest = now
+    print(f"{kills} kills, {partial_files} in the middle of a write, {newest} iterations")
+    assert newest > 0
+
+
+@pytest.mark.parametrize("by_epoch", [True, False])
+def test_killed_runs_equal_the_uninterrupted_one(by_epoch: bool, tmp_path: Path) -> None:
+    options = dict(by_epoch=by_epoch, length=6, rounds=16, width=WIDTH)
+    assert finish(tmp_path / "whole", **options) == 0
+    draw, kills = random.Random(by_epoch), 0
+    # Not the first save every time: the run would never get on.
+    while killed_in_save(
+        tmp_path / "killed", draw.choice((1, 2, 3)), draw.uniform(0, SAVE), **options
+    ):
+        kills += 1
+        check_work_dir(tmp_path / "killed")
+    print(f"{kills} kills")
+    assert kills >= 3
     whole, again = curve(tmp_path / "whole"), curve(tmp_path / "killed")
-    assert whole.keys() == again.keys() == set(range(2 * kills))
+    assert whole.keys() == again.keys() == set(range(32))
     assert whole == again
     first, second = (
         read_checkpoint(Path((tmp_path / name / LAST).read_text())) for name in ("whole", "killed")
@@ -109,7 +119,7 @@ def test_kill_with_loader_workers(by_epoch: bool, tmp_path: Path) -> None:
     """Workers have generators of their own, and have read ahead."""
     options = dict(by_epoch=by_epoch, rounds=3, workers=2)
     assert finish(tmp_path / "whole", **(options | dict(workers=0))) == 0
-    kill_while_saving(tmp_path / "killed", 2, 0.0, **options)
+    assert killed_in_save(tmp_path / "killed", 2, 0.0, **options)
     assert finish(tmp_path / "killed", "auto", **options) == 0
     assert curve(tmp_path / "whole") == curve(tmp_path / "killed")
 
@@ -117,7 +127,7 @@ def test_kill_with_loader_workers(by_epoch: bool, tmp_path: Path) -> None:
 def test_random_seed_is_kept(tmp_path: Path) -> None:
     """A run without a seed in its config draws one; the resumed run takes it over."""
     options = dict(seed=None, rounds=3)
-    assert kill_while_saving(tmp_path / "run", 3, 0.0, **options)
+    assert killed_in_save(tmp_path / "run", 3, 0.0, **options)
     before = curve(tmp_path / "run")
     assert finish(tmp_path / "run", "auto", **options) == 0
     epochs = {}

@@ -136,15 +136,14 @@ class TellHook(Hook):
             os.kill(os.getpid(), signal.SIGINT)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """The killer watches the length of this file."""
-        with Path(self.file).with_suffix(".saves").open("a") as file:
-            file.write(".")
+        """Where ``injectors.kill_in_save`` comes in."""
 
 
 def settings(
     work_dir: Path,
     by_epoch: bool = True,
     length: int = 12,
+    batch: int = 3,
     rounds: int = 4,
     workers: int = 0,
     width: int = 0,
@@ -155,8 +154,8 @@ def settings(
     launcher: str = "none",
     **checkpoint: Any,
 ) -> Config:
-    """A config of the job: ``rounds`` times ``length / 3`` iterations."""
-    batches = length // 3
+    """A config of the job: ``rounds`` times ``length / batch`` iterations."""
+    batches = length // batch
     cycle = (
         dict(by_epoch=True, max_epochs=rounds, val_interval=1)
         if by_epoch
@@ -173,7 +172,7 @@ def settings(
             default_scope="mmengine",
             model=dict(type="Tiny", width=width, nan_at=nan_at, nan_in=nan_in),
             train_dataloader=dict(
-                batch_size=3,
+                batch_size=batch,
                 num_workers=workers,
                 sampler=dict(type=sampler, shuffle=True),
                 dataset=dataset,

@@ -1,0 +1,200 @@
+"""The flags of train, test and infer: each does what its help says, on jobs of a second."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import crafted
+import pytest
+import tool
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from care_mm.loading import read_checkpoint
+
+TESTED = """
+custom_imports = dict(imports=['care_mm', 'tiny_job'], allow_failed_imports=False)
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator
+test_cfg = dict()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder, and the current one."""
+    monkeypatch.syspath_prepend(str(tool.TOOLS.parent / "tests" / "faults"))
+    # Formatting the config and describing the machine would take longer than the run.
+    monkeypatch.setattr(Config, "pretty_text", property(lambda config: repr(config.to_dict())))
+    monkeypatch.setattr(Runner, "_log_env", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_job(folder: Path, more: str = "", **options: Any) -> str:
+    """The config of ``tiny_job.py``, which trains without seed, one epoch of four iterations."""
+    from tiny_job import settings
+
+    config = settings(folder / "told", **{"rounds": 1, "seed": None} | options).to_dict()
+    for name in ("work_dir", "launcher", "experiment_name"):
+        del config[name]
+    lines = [f"{name} = {value!r}\n" for name, value in config.items()]
+    (folder / "job.py").write_text("".join(lines) + TESTED + more)
+    return "job.py"
+
+
+def weights(run: str) -> crafted.State:
+    return read_checkpoint(Path(run, "last_checkpoint").read_text())["state_dict"]
+
+
+def crafted_of(run: str, path: Path) -> Path:
+    """The weights of a run with a payload beside them; returns the marker that it would make."""
+    marker = path.absolute().with_name("marker")
+    content = {"state_dict": weights(run), "args": crafted.touch(marker)}
+    crafted.save(content, path, marker)
+    return marker
+
+
+def partial_of(run: str, path: Path) -> None:
+    """The weights of a run without those of its head."""
+    state = {key: value for key, value in weights(run).items() if not key.startswith("head.")}
+    torch.save({"state_dict": state}, path)
+
+
+@pytest.fixture
+def trained(folder: Path) -> str:
+    """The name of a work dir with a checkpoint, beside ``job.py``."""
+    tool.call("train", write_job(folder), "--work-dir", "run")
+    return "run"
+
+
+# train
+
+
+@pytest.fixture
+def _torch_as_before(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.deterministic = False
+
+
+@pytest.mark.usefixtures("_torch_as_before")
+def test_deterministic_gives_equal_runs_without_a_seed_in_the_config(folder: Path) -> None:
+    job = write_job(folder)
+    for name, flags in (("c", []), ("a", ["--deterministic"]), ("b", ["--deterministic"])):
+        tool.call("train", job, "--work-dir", name, *flags)
+        assert torch.are_deterministic_algorithms_enabled() is bool(flags)
+    assert crafted.equal(weights("a"), weights("b"))
+    assert not crafted.equal(weights("a"), weights("c")), "any two runs are equal"
+
+
+def test_auto_scale_lr_scales_by_the_batch_size(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Batches of 3 where the config's rate is for 12."""
+    job = write_job(folder)
+    args = (job, "--work-dir", "run", "--auto-scale-lr")
+    assert "no auto_scale_lr.base_batch_size" in tool.refusal(capsys, "train", *args)
+    write_job(folder, "auto_scale_lr = dict(enable=False, base_batch_size=12)\n")
+    rates = {}
+    for name, flags in (("as it is", []), ("scaled", ["--auto-scale-lr"])):
+        tool.call("train", job, "--work-dir", name, *flags)
+        content = read_checkpoint(Path(name, "last_checkpoint").read_text())
+        rates[name] = content["optimizer"]["param_groups"][0]["initial_lr"]
+    assert rates == {"as it is": pytest.approx(0.01), "scaled": pytest.approx(0.0025)}
+
+
+def test_resume_from_a_path_goes_on_in_another_folder(
+    trained: str, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    args = ("job.py", "--work-dir", "other", "--cfg-options", "train_cfg.max_epochs=2")
+    line = tool.refusal(capsys, "train", *args, "--resume", "nowhere.pth")
+    assert "--resume nowhere.pth: no such file" in line
+    tool.call("train", *args, "--resume", f"{trained}/epoch_1.pth")
+    assert os.listdir("other").count("epoch_2.pth") == 1
+    told = [json.loads(line)["iter"] for line in Path("told.jsonl").read_text().splitlines()]
+    assert told == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_trusted_checkpoint_is_trained_from(
+    trained: str, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    marker = crafted_of(trained, folder / "crafted.pth")
+    args = ("job.py", "--work-dir", "other", "--cfg-options", "load_from=crafted.pth")
+    assert "crafted.pth: refused" in tool.refusal(capsys, "train", *args)
+    assert not marker.exists()
+    tool.call("train", *args, "--trust-checkpoint")
+    assert marker.exists() and Path("other", "epoch_1.pth").is_file()
+    said = capsys.readouterr()
+    assert "can run any program with your rights" in said.out + said.err
+
+
+def test_partial_checkpoint_is_trained_from(
+    trained: str, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    partial_of(trained, folder / "partial.pth")
+    args = ("job.py", "--work-dir", "other")
+    assert "has no load_from" in tool.refusal(capsys, "train", *args, "--allow-partial")
+    args += ("--cfg-options", "load_from=partial.pth")
+    line = tool.refusal(capsys, "train", *args)
+    assert "partial.pth does not fit" in line and "--allow-partial loads what fits" in line
+    tool.call("train", *args, "--allow-partial")
+    said = capsys.readouterr()
+    assert "random stay 2: head.weight, head.bias" in said.out + said.err
+    assert Path("other", "epoch_1.pth").is_file()
+
+
+def test_ctrl_c_ends_with_a_checkpoint_and_status_130(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    job = write_job(folder, interrupt_at=1)
+    with pytest.raises(SystemExit) as caught:
+        tool.call("train", job, "--work-dir", "run")
+    assert caught.value.code == 130
+    assert Path(Path("run", "last_checkpoint").read_text()).name == "interrupted_iter_2.pth"
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU they are tried")
+@pytest.mark.parametrize(
+    ("launcher", "named"), [("slurm", "needs GPUs"), ("pytorch", "start it with torchrun")]
+)
+def test_launcher_without_what_it_needs(
+    launcher: str, named: str, folder: Path, monkeypatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    args = (write_job(folder), "--work-dir", "run", "--launcher", launcher)
+    assert named in tool.refusal(capsys, "train", *args)
+
+
+# test
+
+
+def test_testing_of_trusted_and_of_partial_checkpoints(
+    trained: str, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    marker = crafted_of(trained, folder / "crafted.pth")
+    partial_of(trained, folder / "partial.pth")
+    args = ("--work-dir", "tested")
+    assert "refused" in tool.refusal(capsys, "test", "job.py", "crafted.pth", *args)
+    assert "does not fit" in tool.refusal(capsys, "test", "job.py", "partial.pth", *args)
+    assert not marker.exists()
+    tool.call("test", "job.py", "crafted.pth", *args, "--trust-checkpoint")
+    assert marker.exists()
+    tool.call("test", "job.py", "partial.pth", *args, "--allow-partial")
+    said = capsys.readouterr()
+    assert "random stay 2: head.weight, head.bias" in said.out + said.err
+
+
+# infer
+
+
+@pytest.mark.parametrize("device", ["cqu", "cuda:99"])
+def test_device_that_is_not_there(device: str, folder: Path, capsys: pytest.CaptureFixture) -> None:
+    args = ("cls.py", "weights.pth", "picture.png", "--out-dir", "out", "--device", device)
+    assert f"--device: {device}: " in tool.refusal(capsys, "infer", *args)
