@@ -1,4 +1,4 @@
-"""A picture at the end of training: predictions beside the truth, curves, and a short table."""
+"""At the end of training: predictions beside the truth, curves, a short table, and a page."""
 
 from __future__ import annotations
 
@@ -17,22 +17,40 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from care_mm.engine.inference import draw, offline_visualizer
+from care_mm.report import REPORT, Judgement, judge, read_run, write_report
 
 
 @HOOKS.register_module()
 class SummaryHook(Hook):
-    """Save ``predictions.png`` and ``curves.png`` in the work dir, and print the last metrics.
+    """Save ``predictions.png``, ``curves.png`` and ``report.html`` in the work dir, and print the
+    last metrics.
+
+    The page needs ``LocalVisBackend`` among the ``vis_backends``. What goes wrong with it is
+    logged: it does not spoil a run that is over.
 
     Args:
         num_images: Validation images in the picture, evenly spaced over the set.
         score_thr: Detections below it are not drawn.
+        report: Write the page.
+        num_rated: Validation images among which the page looks for the worst, evenly spaced.
+        num_worst: How many of them it shows.
     """
 
     priority = "VERY_LOW"  # after the checkpoint of the last epoch
 
-    def __init__(self, num_images: int = 6, score_thr: float = 0.5) -> None:
+    def __init__(
+        self,
+        num_images: int = 6,
+        score_thr: float = 0.5,
+        report: bool = True,
+        num_rated: int = 200,
+        num_worst: int = 8,
+    ) -> None:
         self.num_images = num_images
         self.score_thr = score_thr
+        self.report = report
+        self.num_rated = num_rated
+        self.num_worst = num_worst
 
     @master_only
     def after_train(self, runner: Runner) -> None:
@@ -43,12 +61,31 @@ class SummaryHook(Hook):
         if runner.val_loop is not None and self.num_images > 0:
             files.append(folder / "predictions.png")
             _predictions(runner, self.num_images, self.score_thr).savefig(files[1], dpi=120)
+        if self.report:
+            try:
+                self._write_report(runner, folder / REPORT)
+                files.append(folder / REPORT)
+            except Exception as error:
+                runner.logger.warning(f"no {REPORT}: {type(error).__name__}: {error}")
         rows = [(name, f"{values[-1]:.3f}") for name, values in _metrics(runner)]
         rows += [(file.stem, str(file)) for file in files]
         rows.append(("checkpoints", str(folder)))
         width = max(len(name) for name, _ in rows)
         table = "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
         runner.logger.info(f"Training is done.\n{table}")
+
+    def _write_report(self, runner: Runner, file: Path) -> None:
+        judgement = Judgement()
+        if runner.val_loop is not None and self.num_worst > 0:
+            judgement = judge(
+                runner.model,
+                runner.val_dataloader.dataset,
+                runner.cfg,
+                self.num_rated,
+                self.num_worst,
+                self.score_thr,
+            )
+        write_report(read_run(runner.work_dir), judgement, file)
 
 
 def _scalars(runner: Runner, prefix: str) -> Iterator[tuple[str, np.ndarray]]:

@@ -1,0 +1,153 @@
+"""The validation images that a model does worst on, with truth and prediction drawn in."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS
+
+from care_mm.engine.inference import Predictor, draw, offline_visualizer
+from care_mm.engine.preflight import check_data
+from care_mm.engine.resume import saved
+from care_mm.errors import InputError
+from care_mm.report.rating import MEASURES, by_class, rate, task_of
+from care_mm.report.run import Run
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image.
+
+    Attributes:
+        name: Of its file.
+        remark: What is said of it.
+        drawn: By caption (H, W, 3) uint8 RGB: with the truth and with the prediction drawn in, or
+            of classification, where there is nothing to draw, as it is.
+    """
+
+    name: str
+    remark: str
+    drawn: dict[str, np.ndarray]
+
+
+@dataclass
+class Judgement:
+    """What was found on part of a validation set.
+
+    Attributes:
+        rated, total: How many images were looked at, and how many there are.
+        weights: Whose predictions these are.
+        worst: The worst first.
+        task: ``None`` where the images came without truth.
+        classes: Name, hits, false alarms, misses and the task's measure; the worst first.
+    """
+
+    rated: int = 0
+    total: int = 0
+    weights: str = "the weights at the end"
+    worst: list[Picture] = field(default_factory=list)
+    task: str | None = None
+    classes: list[tuple[str, int, int, int, float]] = field(default_factory=list)
+
+    @property
+    def measure(self) -> str:
+        """What the last number of a class is."""
+        return MEASURES[self.task] if self.task else ""
+
+
+@torch.no_grad()
+def judge(
+    model: Any,
+    dataset: Any,
+    config: Config,
+    num_rated: int = 200,
+    num_worst: int = 8,
+    score_thr: float = 0.5,
+) -> Judgement:
+    """Predict on images that are evenly spaced over a data set, and keep the worst.
+
+    Args:
+        model: Left in evaluation mode.
+        dataset: With a test pipeline that loads annotations.
+        config: For its visualizer.
+        num_rated: How many images to look at.
+        num_worst: How many of them to draw.
+        score_thr: Detections below it are none, and are not drawn.
+    """
+    model.eval()
+    classes = [str(name) for name in dataset.metainfo.get("classes") or ()]
+    chosen = np.linspace(0, len(dataset) - 1, min(num_rated, len(dataset))).round().astype(int)
+    found = Judgement(total=len(dataset))
+    counts, ratings = np.zeros((len(classes), 3), dtype=np.int64), []
+    for index, sample in _predicted(model, dataset, chosen):
+        rating = rate(sample, classes, score_thr)
+        if rating is None:
+            return found
+        found.task = task_of(sample)
+        counts += rating.counts
+        ratings.append((rating.order, index, rating.remark))
+    found.rated = len(ratings)
+    worst = heapq.nsmallest(num_worst, ratings)
+    visualizer = offline_visualizer(config, dataset.metainfo)
+    indices = [index for _, index, _ in worst]
+    for (_, sample), (_, _, remark) in zip(_predicted(model, dataset, indices), worst, strict=True):
+        image = mmcv.imread(sample.img_path, channel_order="rgb")
+        drawn = {"": image}
+        if found.task != "classification":
+            drawn = {
+                caption: draw(visualizer, image, sample, truth=truth, score_thr=score_thr)
+                for caption, truth in (("truth", True), ("prediction", False))
+            }
+        found.worst.append(Picture(Path(sample.img_path).name, remark, drawn))
+    if found.task:
+        values = by_class(found.task, counts)
+        rows = zip(classes, *counts.T.tolist(), values.tolist(), strict=True)
+        found.classes = sorted((r for r in rows if r[-1] == r[-1]), key=lambda row: row[-1])
+    return found
+
+
+def _predicted(model: Any, dataset: Any, indices: Any) -> Iterator[tuple[int, Any]]:
+    for index in map(int, indices):
+        yield index, model.test_step(pseudo_collate([dataset[index]]))[0]
+
+
+def judge_checkpoint(
+    run: Run, checkpoint: str | None = None, device: str | None = None, **settings: Any
+) -> Judgement:
+    """:func:`judge` a run's weights on its validation set.
+
+    Args:
+        run: The run.
+        checkpoint: The weights; ``None`` for those of the best validation, or the newest.
+        device: Where to run; the GPU if there is one.
+        settings: For :func:`judge`.
+
+    Raises:
+        InputError: There is no checkpoint, it does not fit, or the data are missing.
+    """
+    if checkpoint is None:
+        best = run.checkpoint(run.best(run.main_metric)[0]) if run.main_metric else None
+        kept = [best] if best else saved(run.work_dir)
+        if not kept:
+            raise InputError(
+                f"work dir {run.work_dir}: holds no checkpoint; name one with --checkpoint, or "
+                "give --no-images"
+            )
+        checkpoint = str(kept[0])
+    if not run.config.get("val_dataloader"):
+        raise InputError("the config has no val_dataloader: give --no-images")
+    check_data(run.config, ("val",))
+    predictor = Predictor(run.config, checkpoint, device)
+    dataset = DATASETS.build(run.config.val_dataloader.dataset)
+    judgement = judge(predictor.model, dataset, run.config, **settings)
+    judgement.weights = Path(checkpoint).name
+    return judgement
