@@ -372,9 +372,7 @@ def build_shapes(of: str, draw: dict | None = None, **kwargs):
     for tail in _TAILS:
         if parts[-len(tail) :] == tail:
             ensure_shapes(Path(*parts[: -len(tail)]), **draw)
-            dataset = DATASETS.build({"type": of, **kwargs})
-            dataset.METAINFO = dataset.metainfo  # where mmseg's confusion_matrix.py looks
-            return dataset
+            return DATASETS.build({"type": of, **kwargs})
     tails = ", ".join("/".join(tail) for tail in _TAILS)
     raise InputError(
         f"Shapes: data_root must end in one of {tails}, not {kwargs.get('data_root')!r}"

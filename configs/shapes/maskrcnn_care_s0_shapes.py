@@ -135,4 +135,5 @@ optim_wrapper = dict(
 auto_scale_lr = dict(enable=False, base_batch_size=4)
 visualizer = dict(line_width=1, alpha=0.45)  # small pictures
 default_hooks = dict(logger=dict(interval=10))
+custom_hooks = [dict(type='SummaryHook', num_rated=30)]  # a report in seconds
 randomness = dict(seed=0)
