@@ -21,6 +21,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,6 +114,21 @@ def _as_it_is(scene: Scene) -> Scene:
     return scene
 
 
+def _end_with_parent(_worker: int) -> None:
+    """Let a worker end when its parent is killed.
+
+    It would wait for ever to hand over a scene that nobody takes.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _in_order(scenes: _Scenes) -> DataLoader:
     """The scenes one after the other, drawn by all processors where there are many."""
     if hasattr(os, "sched_getaffinity"):
@@ -124,6 +140,7 @@ def _in_order(scenes: _Scenes) -> DataLoader:
         batch_size=None,
         collate_fn=_as_it_is,
         num_workers=min(8, processors) if len(scenes) >= _MANY else 0,
+        worker_init_fn=_end_with_parent,
         generator=torch.Generator(),  # the training's random numbers stay what they are
     )
 

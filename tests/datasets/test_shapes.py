@@ -261,13 +261,14 @@ def test_two_processes_at_once_draw_once(tmp_path):
 
 def test_a_killed_drawing_leaves_nothing_that_looks_finished(tmp_path):
     root = tmp_path / "shapes"
-    process = drawer(root, **{**TINY, "num_train": 100_000})
+    # Scenes that are larger than a pipe, so that the workers are held up in handing them over.
+    process = drawer(root, **{**TINY, "num_train": 100_000, "size": 256})
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".shapes.partial/coco/train2017/*3.jpg")):
         assert process.poll() is None and time.monotonic() < deadline, "it does not draw"
         time.sleep(0.02)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=60)  # its workers have the other end of the pipe: they end too
     assert not root.exists()
     assert ensure_shapes(root, **TINY) == root
     assert len(list(root.glob("coco/train2017/*.jpg"))) == TINY["num_train"]
