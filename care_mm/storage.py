@@ -6,8 +6,10 @@ import hashlib
 import io
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -16,6 +18,7 @@ from care_mm.errors import InputError
 SAFETENSORS = ".safetensors"
 # Ends the name of a file that is being written; one that stays behind is what a kill left.
 PARTIAL = ".partial"
+AHEAD = 1 << 23  # bytes written before the disk is set to work
 
 
 def sha256_of(path: Path) -> str:
@@ -72,14 +75,14 @@ def write_checkpoint(content: Mapping, path: str | Path, overwrite: bool = True)
     return hashlib.sha256(data).hexdigest()
 
 
-def write_bytes(data: bytes, path: str | Path, overwrite: bool = True) -> None:
-    """Write a file so that a kill or a full disk leaves the old one, or none, under its name.
+@contextmanager
+def whole_file(path: str | Path, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """A file to write to; a kill or a full disk leaves the old one, or none, under its name.
 
-    A temporary file in the same folder, fsync, rename, fsync of the folder. An error removes the
-    temporary file; a kill leaves it, its name ending in ``.partial``.
+    A temporary file in the same folder; when the context ends fsync, rename, fsync of the folder.
+    An error removes the temporary file; a kill leaves it, its name ending in ``.partial``.
 
     Args:
-        data: The whole file.
         path: In a folder that exists.
         overwrite: Replace a file of that name.
 
@@ -92,7 +95,7 @@ def write_bytes(data: bytes, path: str | Path, overwrite: bool = True) -> None:
     try:
         try:
             with temporary.open("xb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             _publish(temporary, path, overwrite)
@@ -106,6 +109,58 @@ def write_bytes(data: bytes, path: str | Path, overwrite: bool = True) -> None:
             "folder missing or read-only?"
         ) from error
     _sync_folder(path.parent)
+
+
+def write_bytes(data: bytes, path: str | Path, overwrite: bool = True) -> None:
+    """Write a file whole or not at all; arguments and errors of :func:`whole_file`."""
+    with whole_file(path, overwrite) as file:
+        file.write(data)
+
+
+def write_torch(content: Mapping, path: str | Path) -> None:
+    """``torch.save`` into a file, whole or not at all, without a copy of it in memory.
+
+    Raises:
+        InputError: As :func:`whole_file`.
+    """
+    with whole_file(path) as file:
+        sink = _Sink(file)
+        torch.save(content, sink)
+        if sink.error is not None:
+            raise sink.error
+
+
+class _Sink:
+    """What ``torch.save`` writes to.
+
+    The disk works while torch serialises, so that the final fsync finds little left to do. An
+    error is kept for later: torch writes the end of an archive whatever happens, and would raise
+    what that runs into instead.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: BaseException | None = None
+        self.started = self.written = 0
+
+    def write(self, data: memoryview) -> int:
+        if self.error is None:
+            try:
+                self.file.write(data)
+                self.written += len(data)
+                self._start_disk()
+            except BaseException as error:
+                self.error = error
+        return len(data)
+
+    def _start_disk(self) -> None:
+        if self.written - self.started >= AHEAD and hasattr(os, "posix_fadvise"):
+            # What is not needed any more, Linux begins to write out.
+            os.posix_fadvise(self.file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            self.started = self.written
+
+    def flush(self) -> None:
+        """Which ``torch.save`` asks for; the file is flushed when it is whole."""
 
 
 def _publish(temporary: Path, path: Path, overwrite: bool) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ from safetensors import safe_open
 from care_mm import storage
 from care_mm.errors import InputError
 from care_mm.loading import read_checkpoint
-from care_mm.storage import write_bytes, write_checkpoint
+from care_mm.storage import write_bytes, write_checkpoint, write_torch
+
+LARGE = {"state_dict": {"a": torch.ones(30_000), "b": torch.ones(20_000)}}
+WRITERS = [partial(write_bytes, bytes(200_000)), partial(write_torch, LARGE)]
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -84,16 +88,42 @@ def test_accident_leaves_the_old_file_and_nothing_else(
     assert os.listdir(tmp_path) == ["care.pth"]
 
 
-def test_file_larger_than_allowed_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", WRITERS)
+def test_file_larger_than_allowed_is_one_line(write: Callable, tmp_path: Path) -> None:
     """By the system's own limit, which ends a write in its middle as a full disk does."""
     path, before = tmp_path / "care.pth", resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
         with pytest.raises(InputError, match=r"could not be written \(File too large\)"):
-            write_bytes(bytes(200_000), path)
+            write(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("accident", [Full, KeyboardInterrupt])
+def test_accident_in_the_middle_of_serialising(
+    accident: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what comes out, not what torch says of it, and the old file stays."""
+
+    def fail(*args: object) -> None:
+        raise accident()
+
+    path = tmp_path / "care.pth"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(storage, "AHEAD", 100_000)
+    monkeypatch.setattr(storage.os, "posix_fadvise", fail)
+    with pytest.raises(InputError if accident is Full else accident):
+        write_torch(LARGE, path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["care.pth"]
+
+
+def test_serialised_into_a_file_or_in_memory_is_the_same(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(storage, "AHEAD", 100_000)
+    write_torch(LARGE, tmp_path / "care.pth")
+    assert (tmp_path / "care.pth").read_bytes() == storage.serialise(LARGE, ".pth")
 
 
 @pytest.mark.parametrize("links", [True, False])

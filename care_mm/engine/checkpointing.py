@@ -7,10 +7,11 @@ import re
 import shutil
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import mmengine.runner.runner as their_runner
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
@@ -19,7 +20,7 @@ from mmengine.runner import Runner
 
 from care_mm.errors import InputError
 from care_mm.loading import read_checkpoint
-from care_mm.storage import PARTIAL, sha256_of, write_bytes, write_checkpoint
+from care_mm.storage import PARTIAL, sha256_of, write_bytes, write_checkpoint, write_torch
 
 BACKEND = "care_mm_atomic"
 LAST = "last_checkpoint"
@@ -40,6 +41,29 @@ class AtomicBackend(LocalBackend):
     def put_text(self, obj: str, filepath: str | Path, encoding: str = "utf-8") -> None:
         """Raises InputError as :meth:`put`."""
         self.put(obj.encode(encoding), filepath)
+
+
+@contextmanager
+def _streamed() -> Iterator[None]:
+    """Checkpoints for our backend are written while they are serialised.
+
+    mmengine makes a file whole in memory before any backend sees it, which takes longer than
+    syncing it does.
+    """
+    real = their_runner.save_checkpoint
+
+    def save(checkpoint: dict, filename: str, *args: Any, **settings: Any) -> None:
+        if (settings.get("backend_args") or {}).get("backend") != BACKEND:
+            real(checkpoint, filename, *args, **settings)
+            return
+        Path(filename).parent.mkdir(parents=True, exist_ok=True)
+        write_torch(checkpoint, filename)
+
+    their_runner.save_checkpoint = save
+    try:
+        yield
+    finally:
+        their_runner.save_checkpoint = real
 
 
 class _RemoveLater:
@@ -129,17 +153,18 @@ class AtomicCheckpointHook(CheckpointHook):
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
         self.saved_iter = meta["iter"]
-        runner.save_checkpoint(
-            self.out_dir,
-            name,
-            self.file_client_args,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
-            **self.args,
-        )
+        with _streamed():
+            runner.save_checkpoint(
+                self.out_dir,
+                name,
+                self.file_client_args,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            )
         if not is_main_process():
             self.file_backend.doomed.clear()
             return
@@ -150,7 +175,8 @@ class AtomicCheckpointHook(CheckpointHook):
         self._remove_outdated()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        super()._save_best_checkpoint(runner, metrics)
+        with _streamed():
+            super()._save_best_checkpoint(runner, metrics)
         if is_main_process():
             self._remove_outdated()
 

@@ -15,6 +15,7 @@ import tiny_job
 from torch.utils.data import get_worker_info
 
 from care_mm import storage
+from care_mm.engine import checkpointing
 
 
 def limit_files(work_dir: Path, size: int) -> None:
@@ -51,22 +52,31 @@ def fill_disk(work_dir: Path, after: int) -> None:
     storage.os.replace = replace
 
 
-def kill_in_save(work_dir: Path, number: int, delay: float) -> None:
-    """SIGKILL ``delay`` seconds after the ``number``-th save has begun.
+# Where in a save the time to a kill is counted from: it begins, its file is written, or named.
+MARKS = {
+    "save": (tiny_job.TellHook, "before_save_checkpoint"),
+    "write": (checkpointing, "write_torch"),
+    "name": (storage, "_publish"),
+}
+
+
+def kill_in_save(work_dir: Path, mark: str, number: int, delay: float) -> None:
+    """SIGKILL ``delay`` seconds after a save comes to a mark for the ``number``-th time.
 
     A process of its own kills: this one may be anywhere by then, in C++ or in the kernel.
     """
-    real, count, victim = tiny_job.TellHook.before_save_checkpoint, [0], os.getpid()
+    owner, name = MARKS[mark]
+    real, count, victim = getattr(owner, name), [0], os.getpid()
 
-    def begin(self: Any, runner: Any, checkpoint: dict) -> None:
-        real(self, runner, checkpoint)
+    def marked(*args: Any, **settings: Any) -> Any:
         count[0] += 1
         if count[0] == number and os.fork() == 0:
             time.sleep(delay)
             os.kill(victim, signal.SIGKILL)
             os._exit(0)
+        return real(*args, **settings)
 
-    tiny_job.TellHook.before_save_checkpoint = begin
+    setattr(owner, name, marked)
 
 
 def kill_worker(work_dir: Path) -> None:

@@ -8,12 +8,14 @@ from functools import partial
 from pathlib import Path
 
 import injectors
+import mmengine.runner.runner as their_runner
 import pytest
 import torch
 from mmengine.config import Config
 from tiny_job import finish, settings, told
 
 from care_mm import storage
+from care_mm.engine import checkpointing
 from care_mm.engine.checkpointing import (
     LAST,
     AtomicBackend,
@@ -237,6 +239,19 @@ def test_importing_changes_no_file_backend_of_others() -> None:
 
     assert type(get_file_backend("some/file")).__name__ == "LocalBackend"
     assert type(get_file_backend(backend_args=dict(backend="care_mm_atomic"))) is AtomicBackend
+
+
+def test_checkpoints_are_not_made_whole_in_memory(tmp_path: Path, monkeypatch) -> None:
+    """They pass by the backend, which takes bytes; others' files go the way they always went."""
+    real, content = their_runner.save_checkpoint, {"state_dict": {"w": torch.ones(3)}}
+    monkeypatch.setattr(AtomicBackend, "put", None)
+    with checkpointing._streamed():
+        backend = dict(backend=checkpointing.BACKEND)
+        their_runner.save_checkpoint(content, str(tmp_path / "new" / "a.pth"), backend_args=backend)
+        their_runner.save_checkpoint(content, str(tmp_path / "b.pth"))
+    assert their_runner.save_checkpoint is real
+    for name in ("new/a.pth", "b.pth"):
+        assert read_checkpoint(tmp_path / name)["state_dict"]["w"].tolist() == [1, 1, 1]
 
 
 def test_plain_hook_of_a_foreign_config_becomes_ours(tmp_path: Path) -> None:
