@@ -105,7 +105,9 @@ def use_amp(config: Config) -> None:
 
 
 def use_auto_scale_lr(config: Config) -> None:
-    """Scale the learning rate by the batch size, linearly, as mmengine does.
+    """Scale the learning rate by the images of an optimizer step, linearly, as mmengine does.
+
+    mmengine leaves out that gradients may be accumulated over several batches.
 
     Raises:
         InputError: The config does not say which batch size its learning rate is for.
@@ -113,6 +115,10 @@ def use_auto_scale_lr(config: Config) -> None:
     if "base_batch_size" not in config.get("auto_scale_lr", {}):
         raise InputError("--auto-scale-lr: the config has no auto_scale_lr.base_batch_size")
     config.auto_scale_lr.enable = True
+    batches = config.get("optim_wrapper", {}).get("accumulative_counts", 1)
+    if batches > 1:
+        config.auto_scale_lr.base_batch_size /= batches
+        print_log(f"--auto-scale-lr: {batches} batches a step count as one", logger="current")
 
 
 def use_allow_partial(config: Config) -> None:

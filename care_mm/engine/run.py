@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 
 from care_mm.checkpoint import load_model
 from care_mm.engine.checkpointing import prepare_work_dir
-from care_mm.engine.config import without_pretrained
+from care_mm.engine.config import find, without_pretrained
 from care_mm.engine.guards import ensure_guards
 from care_mm.engine.interrupt import asking_first
 from care_mm.engine.preflight import check_data, check_weights
@@ -46,6 +46,17 @@ def _processes(config: Config) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _refuse_sync_bn(config: Config) -> None:
+    """torch's says so in a traceback of every process."""
+    if torch.cuda.is_available() or not dist.is_initialized():
+        return
+    for norm in find(config.model, lambda node: node.get("type") in ("SyncBN", "MMSyncBN")):
+        raise InputError(
+            f"the model has {norm['type']}, which several processes share on GPUs only: on the CPU "
+            "take one process, or 'BN' in its norm_cfg"
+        )
 
 
 def _build(config: Config) -> Runner:
@@ -135,6 +146,7 @@ def train(config: Config, resume: str | None = None) -> Runner:
     prepare_work_dir(config.work_dir)
     ensure_guards(config)
     with safe_loading(), _processes(config), asking_first(), _said_in_one_line():
+        _refuse_sync_bn(config)
         runner = _build(config)
         runner.train()
     return runner
