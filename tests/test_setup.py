@@ -12,7 +12,10 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 from packaging.requirements import Requirement
+
+from care_mm import selfcheck
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -205,6 +208,50 @@ def test_check_env_is_content_here(check_env: ModuleType, capsys: pytest.Capture
     out = capsys.readouterr().out
     assert "mmcv.ops.nms  runs on cpu" in out
     assert out.endswith("all well\n")
+
+
+def test_check_env_runs_a_step_of_a_detector(
+    check_env: ModuleType, capsys: pytest.CaptureFixture
+) -> None:
+    check_env.main([])
+    out = capsys.readouterr().out
+    for line in (
+        "mmdet         3.",
+        "timm          1.",
+        "CARE-S0       a step",
+        "Mask R-CNN    a step",
+    ):
+        assert f"\n{line}" in out
+    assert "INFO" not in out
+    assert out.endswith("all well\n")
+
+
+def test_check_env_names_a_gradient_that_is_nan(
+    check_env: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.Tensor, "square", lambda self: self * float("nan"))
+    with pytest.raises(check_env.Problem, match=r"CARE-S0 on cpu: stem\S+ gets no finite gradient"):
+        check_env.check_step("CARE-S0", "a step", selfcheck.step_backbone, "cpu")
+
+
+def test_check_env_names_a_step_that_fails(check_env: ModuleType) -> None:
+    def step(device: str) -> None:
+        raise RuntimeError("no kernel\nimage is available")
+
+    with pytest.raises(check_env.Problem) as caught:
+        check_env.check_step("Mask R-CNN", "a step", step, "cuda")
+    message = "Mask R-CNN does not run (RuntimeError: no kernel image is available): run `make"
+    assert str(caught.value).startswith(message)
+
+
+def test_check_env_names_two_of_a_kind(check_env: ModuleType, monkeypatch, tmp_path: Path) -> None:
+    for name, version in (("onedl-mmcv", "2.3.6"), ("mmcv", "2.1.0")):
+        info = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(check_env.Problem, match="pip uninstall onedl-mmcv mmcv, then install one"):
+        check_env.check_versions()
 
 
 # The Makefile, with stand-ins for uv and Python
