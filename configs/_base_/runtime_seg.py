@@ -1,6 +1,7 @@
 _base_ = './runtime.py'
 default_scope = 'mmseg'
 default_hooks = dict(
+    logger=dict(log_metric_by_epoch=False),  # validations lie at their iteration
     checkpoint=dict(by_epoch=False, interval=4000, save_best='mIoU'),
     visualization=dict(type='SegVisualizationHook'))
 visualizer = dict(

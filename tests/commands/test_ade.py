@@ -11,6 +11,7 @@ import tool
 import torch
 from commands.conftest import REPOSITORY, Run
 from miniature import make_ade
+from pages import Page
 
 CONFIG = REPOSITORY / "configs" / "semfpn_care_s0_ade20k.py"
 SMALL = (
@@ -64,6 +65,10 @@ def test_training_loads_the_weights_and_writes_what_it_should(folder: Path, trai
     assert {"iter_2.pth", "iter_4.pth", "last_checkpoint"} <= names
     assert {"predictions.png", "curves.png"} <= names
     assert any(name.startswith("best_mIoU_iter_") for name in names)
+    page = Page(folder / "run" / "report.html")
+    (best,) = (name for name in names if name.startswith("best_mIoU_iter_"))
+    assert "best mIoU" in page.text and best in page.text
+    assert "mean IoU" in page.text and len(page.images) == 6
 
 
 def test_resume_goes_on_where_it_stopped(folder: Path, trained) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import golden
@@ -10,6 +11,7 @@ import pytest
 import torch
 from commands.conftest import REPOSITORY, Run, one_line
 from miniature import make_coco
+from pages import Page
 
 CONFIG = REPOSITORY / "configs" / "maskrcnn_care_s1_coco.py"
 SMALL = (
@@ -61,6 +63,16 @@ def test_training_writes_a_checkpoint_a_picture_and_curves(folder: Path, trained
     assert {"epoch_1.pth", "epoch_2.pth", "last_checkpoint"} <= names
     assert {"predictions.png", "curves.png", "maskrcnn_care_s1_coco.py"} <= names
     assert any((folder / "run").glob("*/vis_data/events*")), "no TensorBoard file"
+
+
+def test_report_is_of_both_lives_of_the_run(folder: Path, trained) -> None:
+    page = Page(folder / "run" / "report.html")
+    assert "best coco/bbox_mAP" in page.text and "3 validation images" in page.text
+    assert len(page.images) == 6, "truth and prediction"
+    for said in ("MaskRCNN", "arch s1", "checkpoints/care_s1_in1k.pth", "AdamW", "missed"):
+        assert said in page.text, said
+    points = re.findall(r'class="s0 main" points="([^"]*)"', page.source)
+    assert len(points[1].split()) == 2, "a validation in each life"
 
 
 def test_resume_goes_on_where_it_stopped(folder: Path, trained) -> None:

@@ -10,6 +10,7 @@ import tool
 import torch
 from commands.conftest import REPOSITORY, Run
 from miniature import make_imagenet
+from pages import Page
 
 from care_mm.models.classifier import MODELS
 
@@ -72,6 +73,9 @@ def test_training_writes_checkpoints_without_the_teacher(folder: Path, trained) 
     assert any(name.startswith("best_accuracy_top1_epoch_") for name in names)
     state = torch.load(folder / "run" / "epoch_2.pth", weights_only=False)["state_dict"]
     assert {key.split(".")[0] for key in state} == {"backbone", "head"}
+    page = Page(folder / "run" / "report.html")
+    assert "best accuracy/top1" in page.text and "taken for" in page.text
+    assert len(page.images) == 8, "each once: there is nothing to draw"
     assert state["head.distill.fc.weight"].shape == (1000, 1024)
 
 
