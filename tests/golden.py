@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -37,27 +38,27 @@ def inputs() -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng([0, 7]).standard_normal((2, 3, 64, 96)))
 
 
+def draw(key: str, shape: Sequence[int]) -> np.ndarray:
+    """A reproducible, well-conditioned tensor in float64 for a key of a state dict."""
+    rng = np.random.default_rng([0, zlib.crc32(key.encode())])
+    normal = rng.standard_normal(shape)
+    leaf = key.rsplit(".", 1)[-1]
+    if leaf == "num_batches_tracked":
+        return np.zeros(shape, dtype=np.int64)
+    if leaf == "running_var":
+        return 0.5 + rng.random(shape)
+    if leaf in ("running_mean", "bias"):
+        return 0.1 * normal
+    if leaf == "gamma":
+        return 0.5 + 0.1 * normal
+    if len(shape) == 1:
+        return 1 + 0.1 * normal
+    return normal * np.prod(shape[1:]) ** -0.5
+
+
 def state_dict(arch: str) -> dict[str, torch.Tensor]:
     """Reproducible, well-conditioned weights under the authors' keys, in float64."""
-    weights = {}
-    for key, shape in shapes(arch).items():
-        rng = np.random.default_rng([0, zlib.crc32(key.encode())])
-        normal = rng.standard_normal(shape)
-        leaf = key.rsplit(".", 1)[-1]
-        if leaf == "num_batches_tracked":
-            value = np.zeros(shape, dtype=np.int64)
-        elif leaf == "running_var":
-            value = 0.5 + rng.random(shape)
-        elif leaf in ("running_mean", "bias"):
-            value = 0.1 * normal
-        elif leaf == "gamma":
-            value = 0.5 + 0.1 * normal
-        elif len(shape) == 1:
-            value = 1 + 0.1 * normal
-        else:
-            value = normal * np.prod(shape[1:]) ** -0.5
-        weights[key] = torch.as_tensor(value)
-    return weights
+    return {key: torch.as_tensor(draw(key, shape)) for key, shape in shapes(arch).items()}
 
 
 @cache

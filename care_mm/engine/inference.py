@@ -16,9 +16,9 @@ from mmengine.registry import MODELS, VISUALIZERS, init_default_scope
 from mmengine.visualization import Visualizer
 from PIL import Image
 
-from care_mm.checkpoint import load_model
 from care_mm.engine.config import without_pretrained
 from care_mm.errors import InputError
+from care_mm.export.runtime import load_weights
 
 
 class Predictor:
@@ -26,7 +26,7 @@ class Predictor:
 
     Args:
         config: Of any task; its test pipeline is used without the steps that read annotations.
-        checkpoint: What training wrote.
+        checkpoint: What training or export wrote.
         device: Where to run; the GPU if there is one.
         allow_partial: Load what fits the model, and list what stays random.
 
@@ -43,7 +43,7 @@ class Predictor:
     ) -> None:
         init_default_scope(config.get("default_scope", "mmengine"))
         self.model = MODELS.build(without_pretrained(config.model))
-        meta = load_model(self.model, checkpoint, allow_partial=allow_partial)
+        meta = load_weights(self.model, checkpoint, allow_partial)
         self.model.to(device or get_device()).eval()
         self.dataset_meta = meta.get("dataset_meta") or {}
         steps = config.test_dataloader.dataset.pipeline

@@ -14,7 +14,6 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from care_mm.checkpoint import load_model
 from care_mm.engine.checkpointing import prepare_work_dir
 from care_mm.engine.config import find, without_pretrained
 from care_mm.engine.guards import ensure_guards
@@ -22,6 +21,7 @@ from care_mm.engine.interrupt import asking_first
 from care_mm.engine.preflight import check_data, check_weights
 from care_mm.engine.resume import find_resumable, holds_a_run, read_state
 from care_mm.errors import InputError
+from care_mm.export.runtime import load_weights
 from care_mm.loading import safe_loading
 
 
@@ -157,7 +157,7 @@ def test(config: Config, checkpoint: str, allow_partial: bool = False) -> dict[s
 
     Args:
         config: With ``work_dir`` set.
-        checkpoint: What training wrote.
+        checkpoint: What training or export wrote.
         allow_partial: Load what fits the model, and list what stays random.
 
     Returns:
@@ -176,5 +176,5 @@ def test(config: Config, checkpoint: str, allow_partial: bool = False) -> dict[s
     with safe_loading(), _processes(config), _said_in_one_line():
         runner = _build(config)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        load_model(model, checkpoint, allow_partial=allow_partial)
+        load_weights(model, checkpoint, allow_partial)
         return runner.test()
