@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import runpy
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -31,7 +32,7 @@ def call(script: Path, *args: object, cwd: Path) -> str:
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(cwd)
-        patch.setenv("LOCAL_RANK", "0")  # MM's commands set it
+        patch.setenv("LOCAL_RANK", os.environ.get("LOCAL_RANK", "0"))  # MM's commands set it
         patch.setenv("MPLBACKEND", "agg")
         patch.setattr(sys, "argv", [str(script), *map(str, args)])
         patch.setattr(sys, "path", [str(script.parent), *sys.path])
@@ -44,4 +45,6 @@ def call(script: Path, *args: object, cwd: Path) -> str:
         except SystemExit as end:
             if end.code:
                 raise SystemExit(f"{script} gave {end.code}: {printed.getvalue()[-3000:]}") from end
+        finally:
+            forget()
     return printed.getvalue()
