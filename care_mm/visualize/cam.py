@@ -1,7 +1,8 @@
 """Grad-CAM for detection, segmentation and classification, by the grad-cam package.
 
-Its weights are gradients averaged over the picture. Where they come from one place, as those of a
-detection do, the map shows which features speak for the class more than where.
+Grad-CAM weighs a channel by its gradient's mean over the picture. The gradients of a detection or a
+region come from one place; the mean takes them everywhere, and the map lights up other objects. For
+these two tasks each position is weighed by its own gradient instead (``GradCAMElementWise``).
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ class Target:
         label: The class.
         name: What to call it.
         score_thr: Detections below it do not count.
+        local: The class is predicted at places of the picture, not for the whole of it.
     """
 
     label: int
     name: str
     score_thr: float
+    local: bool
 
     def __call__(self, sample: Any) -> Tensor:
         """The number, with its gradient.
@@ -87,7 +90,8 @@ def choose_target(
         label = int(sample.pred_sem_seg.data.flatten().bincount().argmax())
     else:
         label = int(sample.pred_label.item())
-    return Target(label, str(classes[label]) if label < len(classes) else str(label), score_thr)
+    name = str(classes[label]) if label < len(classes) else str(label)
+    return Target(label, name, score_thr, local="pred_label" not in sample)
 
 
 class _Predicting(nn.Module):
@@ -120,13 +124,14 @@ def grad_cam(
         InputError: The package is missing, or as :class:`Target`.
     """
     try:
-        from pytorch_grad_cam import GradCAM
+        from pytorch_grad_cam import GradCAM, GradCAMElementWise
     except ImportError:
         raise InputError(
             "Grad-CAM needs `pip install grad-cam`; --no-cam does without it"
         ) from None
     model.requires_grad_(True)  # frozen stages too: activations need their gradients
-    cam = GradCAM(_Predicting(model, samples), list(layers))
+    kind = GradCAMElementWise if target.local else GradCAM
+    cam = kind(_Predicting(model, samples), list(layers))
     try:
         cam(x, [target])
         maps = cam.compute_cam_per_layer(x, [target], False)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tool
 import torch
+from mmengine.structures import BaseDataElement, InstanceData
 from PIL import Image
 from untrained import CONFIGS, write_checkpoint
 
@@ -17,6 +18,7 @@ from care_mm.engine.inference import Predictor
 from care_mm.models.layers import LinearAttention
 from care_mm.visualize import look
 from care_mm.visualize.attention import attention_map
+from care_mm.visualize.cam import Target, grad_cam
 from care_mm.visualize.look import energy_map
 
 
@@ -84,6 +86,31 @@ def test_grad_cam_answers_for_the_class_that_is_asked_for(
     np.testing.assert_allclose(views[0].cam[3], views[1].cam[3], atol=1e-5)
     assert not np.allclose(views[0].cam[3], views[2].cam[3], atol=1e-2)
     assert not any(p.grad is not None for p in classifier.model.parameters())
+
+
+class Corner(torch.nn.Module):
+    """Sees its class, brightness, in the upper left corner alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = torch.nn.PReLU(init=1.0)  # changes nothing, and has a parameter
+
+    def forward(self, x: torch.Tensor, samples: list, mode: str) -> list:
+        scores = self.features(x)[..., :8, :8].mean((1, 2, 3)).sigmoid()
+        found = InstanceData(labels=torch.zeros(1, dtype=torch.long), scores=scores)
+        return [BaseDataElement(pred_instances=found)]
+
+
+def test_map_of_a_detection_is_where_the_detection_is() -> None:
+    """Not at another bright place, where Grad-CAM as published has it."""
+    x, model, maps = torch.rand(1, 3, 32, 32), Corner(), {}
+    x[..., 20:, 20:] = 9.0
+    for local in (True, False):
+        target = Target(0, "bright", 0.3, local)
+        (maps[local],) = grad_cam(model, [model.features], x.clone(), [None], target)
+    assert maps[True].shape == (32, 32) and maps[True][:8, :8].mean() > 0.2
+    assert maps[True][8:].max() == maps[True][:, 8:].max() == 0
+    assert maps[False][20:, 20:].min() > 0.9
 
 
 @pytest.mark.parametrize("task", CONFIGS)
