@@ -13,6 +13,8 @@ import tool
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from PIL import Image
+from untrained import CONFIGS, write_checkpoint
 
 from care_mm.loading import read_checkpoint
 
@@ -196,6 +198,30 @@ def test_testing_of_trusted_and_of_partial_checkpoints(
 
 
 # infer
+
+
+def test_inference_from_trusted_and_from_partial_checkpoints(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (folder / "run").mkdir()
+    whole = write_checkpoint("classification", folder / "run")
+    (folder / "run" / "last_checkpoint").write_text(str(whole))
+    Image.new("RGB", (40, 30)).save(folder / "picture.png")
+    marker = crafted_of("run", folder / "crafted.pth")
+    partial_of("run", folder / "partial.pth")
+
+    def args(checkpoint: str, out: str) -> tuple:
+        config = CONFIGS["classification"]
+        return (config, checkpoint, "picture.png", "--device", "cpu", "--out-dir", out)
+
+    assert "refused" in tool.refusal(capsys, "infer", *args("crafted.pth", "a"))
+    assert "does not fit" in tool.refusal(capsys, "infer", *args("partial.pth", "b"))
+    assert not marker.exists() and not Path("a").exists() and not Path("b").exists()
+    tool.call("infer", *args("crafted.pth", "a"), "--trust-checkpoint")
+    assert marker.exists()
+    tool.call("infer", *args("partial.pth", "b"), "--allow-partial")
+    for out in ("a", "b"):
+        assert list(json.loads(Path(out, "predictions.json").read_text())) == ["picture.png"]
 
 
 @pytest.mark.parametrize("device", ["cqu", "cuda:99"])
