@@ -11,6 +11,8 @@ READY := .venv/ready-$(KEY)
 
 export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONPATH PYTHONHOME UV_SYSTEM_PYTHON
+# Else every process compiles torch and OpenMMLab anew, for 5 to 30 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 # mmcv is compiled against the torch that is installed, and kept under what it was compiled for.
 # uv's own cache would do where the registry sends caching headers; not every mirror does.

@@ -63,6 +63,24 @@ def test_growth_is_the_exponent_against_pixels(exponent: float) -> None:
     assert growth(results, "memory") == pytest.approx(1.0)
 
 
+def test_peers_are_compared_each_in_its_faster_backend() -> None:
+    table = report.against(
+        [
+            result("care_s0", (0.030, 0.09), "onnxruntime"),
+            result("care_s0", (0.010, 0.03), "openvino"),
+            result("resnet50", (0.020, 0.06), "onnxruntime"),
+            result("resnet50", (0.040, 0.12), "openvino"),
+        ]
+    )
+    assert table == [["over", "resnet50"], ["care_s0", "0.500"]]
+
+
+def test_windows_are_laid_out_for_the_size() -> None:
+    model = subjects.build("swin_tiny_patch4_window7_224", "backbone", (64, 96))
+    shapes = [tuple(x.shape[1:3]) for x in model(torch.zeros(1, 3, 64, 96))]  # channels last
+    assert shapes == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+
 @pytest.mark.parametrize("name", ["care_s0", "repvit_m0_9"])
 def test_deployed_subjects_compute_the_same(name: str) -> None:
     model = subjects.build(name, "backbone")

@@ -80,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     host = machine(args.device) | {"threads": args.threads} | report.ceiling(gemm, copy)
     print(table(report.rows(records)), end="\n\n")
     print(", ".join(f"{k}: {v:.1f}" if k.endswith("_s") else f"{k}: {v}" for k, v in host.items()))
-    if len(shapes) > 2:
+    if len(peers := report.against(results)) > 1:
+        print("", table(peers), sep="\n")
+    if len(shapes) > 3:
         for i, (name, backend) in enumerate(kinds):
             group = results[i * len(shapes) : (i + 1) * len(shapes)]
             if not any(result.error for result in group):

@@ -113,6 +113,28 @@ def _ratio(value: object) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
+def against(results: Sequence[Result]) -> list[list[str]]:
+    """A table of our models over the peers, each in its fastest backend, ratios round by round.
+
+    Without both kinds, or with several input sizes, it has a heading only.
+    """
+    fastest: dict[str, Result] = {}
+    for result in results:
+        if result.error:
+            continue
+        best = fastest.setdefault(result.job.subject, result)
+        if result.milliseconds() < best.milliseconds():
+            fastest[result.job.subject] = result
+    ours = [name for name in fastest if name.startswith("care_")]
+    peers = [name for name in fastest if not name.startswith("care_")]
+    table = [["over", *peers]]
+    if peers and len({result.job.shape for result in results}) == 1:
+        table += [
+            [name, *(_ratio(fastest[name].ratio(fastest[peer])) for peer in peers)] for name in ours
+        ]
+    return table
+
+
 Point = tuple[float, float, str]
 
 

@@ -146,22 +146,28 @@ def over_floor(result: Result, gemm: Result) -> float | None:
 
 
 def growth(results: Sequence[Result], by: str = "time") -> float:
-    """Exponent of time or memory against pixels, fitted over results of several shapes.
+    """Exponent e of time or memory against pixels, over results of several shapes.
 
-    1 is linear growth. Memory is counted from that of the smallest shape's process on, because
-    libraries and weights do not grow.
+    1 is linear growth. Time is fitted as b * pixels**e; memory as a + b * pixels**e by least
+    squares, because libraries and weights do not grow.
 
     Args:
-        results: Of one subject in one setting, by size, smallest first.
+        results: Of one subject in one setting, four shapes or more for memory.
         by: ``'time'`` or ``'memory'``.
     """
     pixels = numpy.array([r.job.shape[0] * r.job.shape[1] for r in results], dtype=float)
     if by == "time":
-        figures = numpy.array([r.milliseconds() for r in results])
-    else:
-        peaks = numpy.array([r.peak_bytes for r in results], dtype=float)
-        pixels, figures = pixels[1:] - pixels[0], peaks[1:] - peaks[0]
-    return float(numpy.polyfit(numpy.log(pixels), numpy.log(figures), 1)[0])
+        times = numpy.array([r.milliseconds() for r in results])
+        return float(numpy.polyfit(numpy.log(pixels), numpy.log(times), 1)[0])
+    peaks = numpy.array([r.peak_bytes for r in results], dtype=float)
+    pixels /= pixels.max()
+
+    def error(exponent: float) -> float:
+        parts = numpy.stack([numpy.ones_like(pixels), pixels**exponent], 1)
+        found = numpy.linalg.lstsq(parts, peaks, rcond=None)[0]
+        return float(((parts @ found - peaks) ** 2).sum())
+
+    return float(min(numpy.arange(0.3, 3.0, 0.001), key=error))
 
 
 def machine(device: str) -> dict[str, object]:

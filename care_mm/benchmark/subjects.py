@@ -76,19 +76,20 @@ def _detections(model: nn.Module, x: Tensor) -> object:
     return model(x, samples, mode="predict")
 
 
-def build(name: str, task: str) -> nn.Module:
+def build(name: str, task: str, shape: tuple[int, int] = (224, 224)) -> nn.Module:
     """A model in evaluation mode, (B, 3, H, W) -> tensors, with random but lively weights.
 
     Args:
         name: ``care_s0``, ``care_s1``, ``care_s2``, a name that timm knows, or a config (a file,
             or ``mmdet::...``), of which ``'backbone'`` takes the backbone alone.
         task: One of :data:`TASKS`. Segmentors and detectors are configs.
+        shape: Height and width of the input, for models that are made for one size.
 
     Raises:
         InputError: A name that nobody knows, or one that does not fit the task.
     """
     torch.manual_seed(0)
-    model = _build_config(name, task) if _is_config(name) else _build_named(name, task)
+    model = _build_config(name, task) if _is_config(name) else _build_named(name, task, shape)
     return enliven(model.eval())
 
 
@@ -96,7 +97,7 @@ def _is_config(name: str) -> bool:
     return name.endswith((".py", ".json", ".yml")) or "::" in name
 
 
-def _build_named(name: str, task: str) -> nn.Module:
+def _build_named(name: str, task: str, shape: tuple[int, int]) -> nn.Module:
     if task not in ("backbone", "classifier"):
         raise InputError(f"{name}: a {task} is named by its config, such as configs/*_care_s0_*.py")
     arch = name.removeprefix("care_")
@@ -109,12 +110,15 @@ def _build_named(name: str, task: str) -> nn.Module:
     if not timm.is_model(name):
         ours = ", ".join(f"care_{arch}" for arch in ARCHS)
         raise InputError(f"{name}: neither one of {ours}, nor a model of timm's, nor a config")
+    # Swin's windows and others' positions are laid out for one size.
+    fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
+    size = {"img_size": shape} if fixed else {}
     if task == "classifier":
-        return timm.create_model(name)
-    model = timm.create_model(name, features_only=True)
+        return timm.create_model(name, **size)
+    model = timm.create_model(name, features_only=True, **size)
     levels = [i for i, stride in enumerate(model.feature_info.reduction()) if 4 <= stride <= 32]
     if len(levels) < len(model.feature_info):
-        model = timm.create_model(name, features_only=True, out_indices=levels)
+        model = timm.create_model(name, features_only=True, out_indices=levels, **size)
     return _Tensors(model, _pyramid)
 
 
@@ -187,5 +191,5 @@ def macs(name: str, task: str, shape: tuple[int, int]) -> int | None:
     from torch.utils.flop_counter import FlopCounterMode
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        build(name, task)(torch.zeros(1, 3, *shape))
+        build(name, task, shape)(torch.zeros(1, 3, *shape))
     return counter.get_total_flops() // 2

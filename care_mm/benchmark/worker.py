@@ -64,7 +64,7 @@ def _prepare(job: Job) -> Callable[[], object]:
     ceilings = {"gemm": _gemm, "copy": _copy}
     if job.subject not in ceilings:
         example = torch.rand(job.batch, 3, *job.shape)
-        return prepare(build(job.subject, job.task), example, job.setting)
+        return prepare(build(job.subject, job.task, job.shape), example, job.setting)
     run = ceilings[job.subject](job.setting)
     if job.setting.device != "cuda":
         return run
