@@ -66,8 +66,9 @@ def run(runner: Runner) -> list:
 def test_demo_for_two_thousand_iterations(tmp_path: Path, monkeypatch) -> None:
     config = load_config(REPOSITORY / "configs" / "shapes" / "maskrcnn_care_s0_shapes.py")
     monkeypatch.chdir(tmp_path)
-    draw = dict(num_train=16, num_val=2, size=96)
-    config.train_dataloader.dataset.draw = draw
+    draw = dict(num_train=64, num_val=2, size=64)
+    config.train_dataloader.dataset.update(draw=draw, indices=None)
+    config.train_dataloader.dataset.pipeline[2].scale = (64, 64)
     config.train_dataloader.update(batch_size=1, num_workers=0, persistent_workers=False)
     config.train_dataloader.sampler = dict(type="InfiniteSampler", shuffle=True)
     config.train_cfg = dict(type="IterBasedTrainLoop", max_iters=2000, val_interval=10**6)
