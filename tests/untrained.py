@@ -31,7 +31,6 @@ def write_checkpoint(task: str, folder: Path) -> Path:
     model.init_weights()
     classes = (config.get("metainfo") or {}).get("classes") or config.classes
     file = folder / f"{task}.pth"
-    palette = [(20 * i, 255 - 20 * i, 90) for i in range(len(classes))]
-    meta = {"dataset_meta": {"classes": tuple(classes), "palette": palette}}
+    meta = {"dataset_meta": {"classes": tuple(classes)}}
     torch.save({"state_dict": model.state_dict(), "meta": meta}, file)
     return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -147,8 +148,16 @@ def offline_visualizer(config: Config, dataset_meta: dict) -> Visualizer:
     """The config's visualizer, without a backend to write to."""
     settings = {**config.visualizer, "vis_backends": None, "name": f"care_mm_{next(_NUMBERS)}"}
     visualizer = VISUALIZERS.build(settings)
-    visualizer.dataset_meta = dataset_meta
+    classes = dataset_meta.get("classes") or ()
+    # mmseg draws nothing without colours, which not every data set names.
+    visualizer.dataset_meta = {"palette": _palette(len(classes)), **dataset_meta}
     return visualizer
+
+
+def _palette(count: int) -> list[tuple[int, ...]]:
+    """RGB colours that neighbours do not share: hues a golden section apart."""
+    hues = (0.618034 * i % 1 for i in range(count))
+    return [tuple(int(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.65, 0.95)) for hue in hues]
 
 
 def draw(
