@@ -24,7 +24,7 @@ import torch
 from care_mm import cli
 from care_mm.benchmark import report
 from care_mm.benchmark.backends import BACKENDS, DTYPES, Setting
-from care_mm.benchmark.run import ceilings, growth, machine, measure
+from care_mm.benchmark.run import ceilings, machine, measure
 from care_mm.benchmark.subjects import TASKS
 from care_mm.benchmark.worker import Job
 from care_mm.complexity import table
@@ -82,12 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(", ".join(f"{k}: {v:.1f}" if k.endswith("_s") else f"{k}: {v}" for k, v in host.items()))
     if len(peers := report.against(results)) > 1:
         print("", table(peers), sep="\n")
-    if len(shapes) > 3:
-        for i, (name, backend) in enumerate(kinds):
-            group = results[i * len(shapes) : (i + 1) * len(shapes)]
-            if not any(result.error for result in group):
-                by = ", ".join(f"{what} {growth(group, what):.3f}" for what in ("time", "memory"))
-                print(f"{name} in {backend}: exponent against pixels: {by}")
+    for line in report.growths(results):
+        print(line)
     if args.out:
         report_json = json.dumps({"machine": host, "results": records}, indent=1)
         write_bytes(report_json.encode(), args.out, overwrite=False)

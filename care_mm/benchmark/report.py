@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from care_mm.benchmark.run import Result, copy_rate, gemm_rate, over_floor
+from care_mm.benchmark.run import Result, copy_rate, gemm_rate, growth, over_floor
 from care_mm.benchmark.subjects import PUBLISHED_TOP1
 
 HEADING = [
@@ -133,6 +133,19 @@ def against(results: Sequence[Result]) -> list[list[str]]:
             [name, *(_ratio(fastest[name].ratio(fastest[peer])) for peer in peers)] for name in ours
         ]
     return table
+
+
+def growths(results: Sequence[Result]) -> list[str]:
+    """A line on each subject in a backend that was measured at four input sizes or more."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.job.subject, result.job.setting.backend), []).append(result)
+    lines = []
+    for (name, backend), group in groups.items():
+        if len(group) > 3 and not any(result.error for result in group):
+            by = ", ".join(f"{what} {growth(group, what):.3f}" for what in ("time", "memory"))
+            lines.append(f"{name} in {backend}: exponent against pixels: {by}")
+    return lines
 
 
 Point = tuple[float, float, str]
