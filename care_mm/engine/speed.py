@@ -21,13 +21,17 @@ def _to_channels_last(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tens
     )
 
 
+def _to_contiguous(module: nn.Module, args: object, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.contiguous() for x in maps)
+
+
 @HOOKS.register_module()
 class FastBackboneHook(Hook):
     """Run the model's backbone in channels_last layout, or compiled, or both.
 
-    Neck and heads stay as they are: their convolutions follow the layout of what they are given,
-    and what they do with boxes and masks does not compile. Checkpoints are the same with the hook
-    and without it.
+    Neck and heads stay as they are, and get their maps in NCHW: mmcv's operators, RoIAlign among
+    them, read any map as that, and what heads do with boxes and masks does not compile. Checkpoints
+    are the same with the hook and without it.
 
     Args:
         channels_last: NHWC in memory for the backbone's weights and input. It pays on GPUs under
@@ -57,6 +61,7 @@ class FastBackboneHook(Hook):
         if self.channels_last:
             backbone.to(memory_format=torch.channels_last)
             backbone.register_forward_pre_hook(_to_channels_last)
+            backbone.register_forward_hook(_to_contiguous)
         if self.compile:
             backbone.compile()
         self._done = True

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import types
 
+import numpy as np
 import pytest
 import torch
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
+from untrained import CONFIGS
 
 from care_mm import CARETransformer
+from care_mm.engine.config import load_config
 from care_mm.engine.speed import FastBackboneHook
 from care_mm.errors import InputError
 
@@ -35,7 +39,7 @@ def test_channels_last_reaches_every_layer_and_changes_no_number() -> None:
     x = torch.rand(2, 3, 64, 96, dtype=torch.float64)
     plain, fast = Model().double(), hooked(Model().double(), channels_last=True)
     layouts = []
-    for module in fast.modules():
+    for module in fast.backbone.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(
                 lambda m, a, out: layouts.append(
@@ -50,6 +54,37 @@ def test_channels_last_reaches_every_layer_and_changes_no_number() -> None:
     for mine, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
         assert (mine.grad - theirs.grad).abs().max() <= 1e-9 * theirs.grad.abs().max() + 1e-12
     assert fast.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_channels_last_keeps_the_losses_of_a_detector() -> None:
+    """mmcv's RoIAlign would read maps in another layout than NCHW wrong, and say nothing."""
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.structures import InstanceData
+
+    def losses(hook: bool) -> list[float]:
+        config = load_config(CONFIGS["detection"])
+        init_default_scope("mmdet")
+        torch.manual_seed(0)
+        model = MODELS.build(config.model)
+        model.init_weights()
+        if hook:
+            hooked(model, channels_last=True)
+        size = {"img_shape": (64, 96), "pad_shape": (64, 96), "batch_input_shape": (64, 96)}
+        boxes = torch.tensor([[8.0, 8.0, 40.0, 48.0], [50.0, 20.0, 90.0, 60.0]])
+        masks = np.zeros((2, 64, 96), np.uint8)
+        masks[0, 8:48, 8:40] = masks[1, 20:60, 50:90] = 1
+        sample = DetDataSample(metainfo=size)
+        sample.gt_instances = InstanceData(
+            bboxes=boxes, labels=torch.tensor([0, 3]), masks=BitmapMasks(masks, 64, 96)
+        )
+        sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.tensor([]))
+        torch.manual_seed(1)
+        np.random.seed(1)
+        found = model.loss(torch.rand(1, 3, 64, 96), [sample])
+        return [float(sum(x) if isinstance(x, list) else x) for x in found.values()]
+
+    assert losses(hook=True) == pytest.approx(losses(hook=False), rel=1e-4, abs=1e-6)
 
 
 def test_compiled_is_the_backbone_alone() -> None:
