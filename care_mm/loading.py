@@ -30,6 +30,7 @@ from torch import Tensor
 
 from care_mm.errors import InputError
 from care_mm.storage import SAFETENSORS, sha256_of
+from care_mm.unpickling import pickle_module
 
 StateDict = dict[str, Tensor]
 URL_SCHEMES = ("http://", "https://")
@@ -149,6 +150,17 @@ def _refuse_bad_archives(path: Path) -> None:
         raise UnpicklingError(f"wrong checksum of {damaged}")
 
 
+@contextmanager
+def _not_forced() -> Iterator[None]:
+    """Without torch's own switch, which takes neither another pickle module nor its own off."""
+    forced = os.environ.pop(FORCE_WEIGHTS_ONLY, None)
+    try:
+        yield
+    finally:
+        if forced is not None:
+            os.environ[FORCE_WEIGHTS_ONLY] = forced
+
+
 def _read_trusted(path: Path, map_location: str | None) -> object:
     print_log(
         f"--trust-checkpoint: {path} is read as a pickle, which can run any program with your "
@@ -156,12 +168,8 @@ def _read_trusted(path: Path, map_location: str | None) -> object:
         logger="current",
         level=logging.WARNING,
     )
-    forced = os.environ.pop(FORCE_WEIGHTS_ONLY, None)
-    try:
+    with _not_forced():
         return torch.load(path, map_location=map_location, weights_only=False)
-    finally:
-        if forced is not None:
-            os.environ[FORCE_WEIGHTS_ONLY] = forced
 
 
 def _check_sha256(path: Path) -> None:
@@ -195,8 +203,10 @@ def _read_torch_safely(path: Path, map_location: str | None) -> object:
     if digit_version(torch.__version__) >= digit_version("2.6"):
         with torch.serialization.safe_globals(_allowed_globals()):
             return torch.load(path, map_location=map_location, weights_only=True)
-    # Older ones take no (object, name) pairs: their own list only.
-    return torch.load(path, map_location=map_location, weights_only=True)
+    # Older ones take no (object, name) pairs.
+    narrow = pickle_module(_allowed_globals())
+    with _not_forced():
+        return torch.load(path, map_location=map_location, pickle_module=narrow, weights_only=False)
 
 
 def _read_safetensors(path: Path, map_location: str | None) -> dict:
