@@ -63,7 +63,9 @@ def _history_buffer_method(owner: type, name: str) -> object:
 
 def _allowed_globals() -> list:
     """Harmless classes that mmengine's and timm's checkpoints hold beside tensors."""
-    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    # NumPy 1.26 has a numpy._core too, without what is needed of it.
+    core = np.core if np.__version__.startswith("1.") else np._core
+    multiarray = core.multiarray
     dtypes = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
     return [
         argparse.Namespace,

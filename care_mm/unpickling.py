@@ -23,6 +23,13 @@ _WITH_STATE = (OrderedDict, Namespace, HistoryBuffer, np.ndarray, np.dtype, Tens
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
+def _encode(text: str, encoding: str) -> bytes:
+    """As which these protocols keep bytes."""
+    if encoding != "latin1":
+        raise UnpicklingError(f"bytes in {encoding!r}: it was not written by torch.save")
+    return text.encode(encoding)
+
+
 def _by_name(allowed: Iterable[Any]) -> dict[str, Any]:
     """torch's own list and ours: objects, or pairs of an object and a name for it."""
     from torch._weights_only_unpickler import _get_allowed_globals
@@ -31,7 +38,8 @@ def _by_name(allowed: Iterable[Any]) -> dict[str, Any]:
         entry if isinstance(entry, tuple) else (entry, f"{entry.__module__}.{entry.__qualname__}")
         for entry in allowed
     ]
-    return {**_get_allowed_globals(), **{name: entry for entry, name in pairs}}
+    ours = {name: entry for entry, name in pairs}
+    return {**_get_allowed_globals(), **ours, "_codecs.encode": _encode}
 
 
 def pickle_module(allowed: Iterable[Any]) -> SimpleNamespace:
