@@ -59,14 +59,16 @@ def write(
             model.user_defined_metadata[PROPERTY] = about
             model.save(str(path))
         else:
-            _write_functions(parts, path, precision)
-            model = ct.models.MLModel(str(path), skip_model_load=True)
-            model.user_defined_metadata[PROPERTY] = about
-            model.save(str(path))
+            with tempfile.TemporaryDirectory() as folder:
+                joined = f"{folder}/joined{SUFFIX}"
+                _write_functions(parts, joined, precision)
+                model = ct.models.MLModel(joined, skip_model_load=True)
+                model.user_defined_metadata[PROPERTY] = about
+                model.save(str(path))  # which must not be where it was read from
         return list(read_back(path, parts, precision))
 
 
-def _write_functions(parts: Mapping[str, Part], path: Path, precision: str) -> None:
+def _write_functions(parts: Mapping[str, Part], path: str, precision: str) -> None:
     import coremltools as ct
 
     functions = ct.utils.MultiFunctionDescriptor()
@@ -76,7 +78,7 @@ def _write_functions(parts: Mapping[str, Part], path: Path, precision: str) -> N
             _convert(part, output_names(name, part), precision, ct.target.iOS18).save(single)
             functions.add_function(single, "main", name)
         functions.default_function_name = next(iter(parts))
-        ct.utils.save_multifunction(functions, str(path))
+        ct.utils.save_multifunction(functions, path)
 
 
 def output_names(name: str, part: Part) -> tuple[str, ...]:

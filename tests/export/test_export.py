@@ -132,6 +132,13 @@ def test_core_ml_has_its_own_operators_only(exported: MakeFile, capsys) -> None:
     assert (file / "Manifest.json").is_file()
 
 
+def test_core_ml_has_a_function_for_each_network_of_a_detector(exported: MakeFile, capsys) -> None:
+    exported("detector", "d.mlpackage", "--shape", 64, 96, "--precision", "fp16")
+    lines = capsys.readouterr().out.splitlines()
+    functions = {line.split(":")[0] for line in lines if "operators of Core ML's own" in line}
+    assert functions == {"dense", "boxes", "masks"}
+
+
 # What is refused, and that nothing is left behind
 
 
