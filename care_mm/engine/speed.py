@@ -21,7 +21,11 @@ def _to_channels_last(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tens
     )
 
 
-def _to_contiguous(module: nn.Module, args: object, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _to_contiguous(
+    module: nn.Module, args: object, maps: Tensor | tuple[Tensor, ...]
+) -> Tensor | tuple[Tensor, ...]:
+    if isinstance(maps, Tensor):  # of others' backbones
+        return maps.contiguous()
     return tuple(x.contiguous() for x in maps)
 
 
