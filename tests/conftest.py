@@ -14,12 +14,12 @@ from mmengine.registry import DefaultScope
 
 
 @pytest.fixture(autouse=True)
-def _own_scope_and_logger() -> Iterator[None]:
-    """A Runner leaves behind its scope, in which the next test would look its modules up, and its
-    logger, which would write to this test's output.
+def _no_scope_and_logger_of_others() -> Iterator[None]:
+    """A Runner, and a fixture of a module, leave behind their scope, in which this test would look
+    its modules up, and their logger, which would write to its output.
     """
-    before = dict(DefaultScope._instance_dict)
+    DefaultScope._instance_dict.clear()
+    MMLogger._instance_dict.clear()
     yield
     DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
     MMLogger._instance_dict.clear()

@@ -14,7 +14,6 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.model import BaseModel
-from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -477,7 +476,6 @@ def runner_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a Runner writes after training: optimizer, schedulers, message hub, meta."""
     folder = tmp_path_factory.mktemp("runner")
     data = [{"x": torch.rand(2)} for _ in range(4)]
-    scopes = DefaultScope._instance_dict.copy()
     runner = Runner(
         model=Toy(),
         work_dir=str(folder),
@@ -489,9 +487,6 @@ def runner_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         default_hooks=dict(logger=dict(type="LoggerHook", interval=1)),
     )
     runner.train()
-    # A runner leaves its scope behind, in which other tests would look for their modules.
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(scopes)
     return folder / "epoch_1.pth"
 
 

@@ -22,13 +22,19 @@ NormLayer = Callable[[int], nn.Module]
 ActLayer = Callable[[], nn.Module]
 
 
+try:
+    torch.is_autocast_enabled("cpu")
+    _is_autocast_enabled = torch.is_autocast_enabled
+except TypeError:  # torch < 2.4 asks per device by name
+
+    def _is_autocast_enabled(device_type: str) -> bool:
+        cpu = device_type == "cpu"
+        return torch.is_autocast_cpu_enabled() if cpu else torch.is_autocast_enabled()
+
+
 def _without_autocast(device_type: str) -> AbstractContextManager:
     """A context in which matrix products keep the dtype of their operands."""
-    try:
-        enabled = torch.is_autocast_enabled(device_type)
-    except TypeError:  # torch < 2.4 asks per device by name
-        cpu = device_type == "cpu"
-        enabled = torch.is_autocast_cpu_enabled() if cpu else torch.is_autocast_enabled()
+    enabled = _is_autocast_enabled(device_type)
     return torch.autocast(device_type, enabled=False) if enabled else nullcontext()
 
 
@@ -71,7 +77,7 @@ class LinearAttention(nn.Module):
             dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
             heads = (self.num_heads, self.head_dim)
             qk = F.elu(qk.to(dtype).flatten(2)) + 1.0
-            q, k = (t.unflatten(1, heads) for t in qk.chunk(2, dim=1))
+            q, k = [t.unflatten(1, heads) for t in qk.chunk(2, dim=1)]
             v = x.to(dtype).flatten(2).unflatten(1, heads)
             k = k / v.shape[-1]
             kv = v @ k.transpose(-1, -2)  # (B, heads, D, D)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from half import HALF
 from torch import Tensor, nn
 
 from care_mm.models.layers import AxialConv, CAREBlock, Interaction, LinearAttention, TokenMixer
@@ -61,7 +62,7 @@ def test_attention_heads_are_independent() -> None:
 
 @pytest.mark.parametrize("magnitude", [1.0, 100.0])
 @pytest.mark.parametrize("q_bias", [0.0, -12.0, -30.0, -100.0])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("autocast", [False, True])
 def test_attention_at_1344_pixels_is_finite_and_right_in_half_precision(
     autocast: bool, dtype: torch.dtype, q_bias: float, magnitude: float
@@ -85,7 +86,7 @@ def test_attention_at_1344_pixels_is_finite_and_right_in_half_precision(
         assert (out - expected).abs().max() <= 0.02 * x.abs().max()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", HALF)
 def test_attention_products_run_in_float32_under_autocast(dtype: torch.dtype) -> None:
     """Given the q and k that the convolution made, the rest has float32's error, 1e-6, where
     half-precision products would leave 1e-3.
