@@ -3,11 +3,14 @@
 
 UV_VERSION := 0.13.9
 PYTHONS := $(PYTHON) python3.12 python3.11 python3.10 python3
-PY := .venv/bin/python
+# The stack: where its environment is, and its pins. `make test-originals` has another one.
+VENV := .venv
+PINS := requirements.txt
+PY := $(VENV)/bin/python
 # Contents, not dates: a checkout that changes nothing sets nothing up. And the place, because
-# scripts in .venv hold it.
-KEY := $(shell { pwd; cat Makefile pyproject.toml requirements.txt; } | cksum | cut -d' ' -f1)
-READY := .venv/ready-$(KEY)
+# scripts in the environment hold it.
+KEY := $(shell { pwd; cat Makefile pyproject.toml $(PINS); } | cksum | cut -d' ' -f1)
+READY := $(VENV)/ready-$(KEY)
 
 export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONPATH PYTHONHOME UV_SYSTEM_PYTHON
@@ -16,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # mmcv is compiled against the torch that is installed, and kept under what it was compiled for.
 # uv's own cache would do where the registry sends caching headers; not every mirror does.
-MMCV := $(shell grep '^onedl-mmcv==' requirements.txt)
+MMCV := $(shell grep -E '^(onedl-)?mmcv==' $(PINS))
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/care_mm
 build_key := import os, sys, torch; \
 	cuda = torch.cuda.is_available() or os.environ.get("FORCE_CUDA") == "1"; \
@@ -34,9 +37,12 @@ BASE = $(or $(shell for p in $(PYTHONS); do \
 UV := $(shell v=$$(uv --version 2>/dev/null | cut -d' ' -f2); \
 	printf '%s\n' $(UV_VERSION) "$$v" | sort -CV && echo uv || echo .uv/$(UV_VERSION)/bin/uv)
 
+# setuptools 77 builds care_mm; the originals need an older one, so that it comes from the network.
+ISOLATION = $(if $(filter requirements.txt,$(PINS)),--no-build-isolation)
+
 RUN := work_dirs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo demo-seg demo-cls test test-long requirements clean-env
+.PHONY: help setup demo demo-seg demo-cls test test-long test-originals requirements clean-env
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
 
@@ -61,25 +67,31 @@ test: $(READY) ## lint, check the format, and run the tests
 test-long: $(READY) ## the tests that take minutes to hours
 	$(PY) -m pytest -m long
 
+test-originals: ## test with the original OpenMMLab packages and torch 2.1, in .venv-originals
+	@$(MAKE) --no-print-directory setup VENV=.venv-originals PINS=requirements-originals.txt \
+		PYTHONS='$(PYTHON) python3.11 python3.10'
+	.venv-originals/bin/python tools/check_env.py
+	.venv-originals/bin/python -m pytest -n auto --dist loadfile $(ORIGINALS)
+
 $(READY): $(filter .uv/%,$(UV))
-	@echo "set-up: $(BASE), $(UV)"; rm -f .venv/ready-*
+	@echo "set-up: $(BASE), $(UV)"; rm -f $(VENV)/ready-*
 	@$${CXX:-c++} --version >/dev/null || $(call fail,mmcv's operators need a C++ compiler: \
 		install g++ or clang$(comma) or name one with CXX=)
 	@test -f "$$('$(BASE)' -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" || \
 		$(call fail,mmcv's operators need Python's headers: install python3-dev for $(BASE))
-	@$(PY) -c '$(in_range)' 2>/dev/null || $(UV) venv --quiet --clear --python '$(BASE)' .venv
+	@$(PY) -c '$(in_range)' 2>/dev/null || $(UV) venv --quiet --clear --python '$(BASE)' $(VENV)
 	@echo "set-up: installing the packages (about 3 GB the first time)"
-	@grep -v '^onedl-mmcv==' requirements.txt | $(UV) pip sync --python .venv - || \
-		$(call fail,uv could not install requirements.txt: no network or no disk space?)
+	@grep -v '^$(MMCV)' $(PINS) | $(UV) pip sync --python $(VENV) - || \
+		$(call fail,uv could not install $(PINS): no network or no disk space?)
 	@key=$$($(PY) -c '$(build_key)') && wheels="$(CACHE)/$$key" && { test -d "$$wheels" || { \
 		echo "set-up: compiling mmcv's operators once: 10 to 25 minutes on two cores"; \
-		rm -rf "$$wheels.new"; PATH="$(CURDIR)/.venv/bin:$$PATH" $(PY) -m pip wheel --quiet --no-deps \
+		rm -rf "$$wheels.new"; PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PY) -m pip wheel --quiet --no-deps \
 			--no-build-isolation --no-cache-dir --wheel-dir "$$wheels.new" $(MMCV) && \
 		$(PY) -m zipfile --list "$$wheels.new"/*.whl | grep --quiet mmcv/_ext && \
 		mv "$$wheels.new" "$$wheels"; }; } && \
-	$(UV) pip install --python .venv --no-deps --offline "$$wheels"/*.whl || \
+	$(UV) pip install --python $(VENV) --no-deps --offline "$$wheels"/*.whl || \
 		$(call fail,mmcv did not compile; docs/install.md has the usual reasons)
-	@$(UV) pip install --python .venv --no-deps --no-build-isolation --editable . || \
+	@$(UV) pip install --python $(VENV) --no-deps $(ISOLATION) --editable . || \
 		$(call fail,care_mm itself could not be installed)
 	@$(PY) tools/check_env.py --quick
 	@touch $@
@@ -90,10 +102,11 @@ $(READY): $(filter .uv/%,$(UV))
 		{ rm -rf .uv; '$(BASE)' -m pip install --quiet --target .uv/$* uv==$*; } || \
 		$(call fail,could not fetch uv: no network$(comma) or Python is without both venv and pip)
 
-requirements: $(filter .uv/%,$(UV)) ## pin the closure of pyproject.toml in requirements.txt
-	$(UV) pip compile --quiet pyproject.toml --all-extras --universal --python-version 3.10 \
-		--no-annotate --no-emit-package opencv-python \
-		--custom-compile-command "make requirements" --output-file requirements.txt
+compile = $(UV) pip compile --quiet $(1) --universal --python-version 3.10 --no-annotate \
+	--no-emit-package opencv-python --custom-compile-command "make requirements" --output-file
+requirements: $(filter .uv/%,$(UV)) ## pin the closures of pyproject.toml in requirements*.txt
+	$(call compile,pyproject.toml --all-extras) requirements.txt
+	$(call compile,--group originals) requirements-originals.txt
 
-clean-env: ## remove .venv and .uv; mmcv's compiled operators stay in ~/.cache/care_mm
-	rm -rf .venv .uv
+clean-env: ## remove the environments and .uv; mmcv's compiled operators stay in ~/.cache/care_mm
+	rm -rf .venv .venv-originals .uv

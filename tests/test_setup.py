@@ -24,36 +24,46 @@ else:
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PINS = [
-    Requirement(line)
-    for line in (ROOT / "requirements.txt").read_text().splitlines()
-    if not line.startswith("#")
-]
+ASKED = {
+    "requirements.txt": PROJECT["project"]["optional-dependencies"],
+    "requirements-originals.txt": PROJECT["dependency-groups"],
+}
+PINS = {
+    file: [
+        Requirement(line)
+        for line in (ROOT / file).read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    for file in ASKED
+}
 DIRECT = [
-    Requirement(line)
-    for extra in PROJECT["project"]["optional-dependencies"].values()
-    for line in extra
+    pytest.param(file, Requirement(line), id=f"{file}-{line}")
+    for file, groups in ASKED.items()
+    for lines in groups.values()
+    for line in lines
 ]
 EXECUTABLES = [".ci/run", "tools/dist_train.sh", "tools/dist_test.sh", "tools/slurm_train.sh"]
 
 
-@pytest.mark.parametrize("direct", DIRECT, ids=str)
-def test_direct_pins_are_exact_and_locked(direct: Requirement) -> None:
+@pytest.mark.parametrize(("file", "direct"), DIRECT)
+def test_direct_pins_are_exact_and_locked(file: str, direct: Requirement) -> None:
     assert re.fullmatch(r"==[\w.]+", str(direct.specifier))
-    locked = [pin for pin in PINS if pin.name == direct.name]
+    locked = [pin for pin in PINS[file] if pin.name == direct.name]
     assert direct.specifier in [pin.specifier for pin in locked]
     assert direct.marker or locked == [direct]  # some are pinned by Python version
 
 
-def test_every_requirement_is_pinned_from_the_registry() -> None:
-    text = (ROOT / "requirements.txt").read_text()
-    assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in PINS)
+@pytest.mark.parametrize("file", PINS)
+def test_every_requirement_is_pinned_from_the_registry(file: str) -> None:
+    text = (ROOT / file).read_text()
+    assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in PINS[file])
     assert "://" not in text
     assert "--" not in text
 
 
-def test_opencv_is_there_once() -> None:
-    names = [pin.name for pin in PINS if pin.name.startswith("opencv")]
+@pytest.mark.parametrize("file", PINS)
+def test_opencv_is_there_once(file: str) -> None:
+    names = [pin.name for pin in PINS[file] if pin.name.startswith("opencv")]
     assert names == ["opencv-python-headless"]
 
 

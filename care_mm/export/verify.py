@@ -45,8 +45,9 @@ LIMITS = {
     "fp32": Limits(1e-4, 0.999, 0.99, 1e-3, 0.99, 4e-3),
     "fp16": Limits(2e-2, 0.99, 0.95, 2e-2, 0.95, 2e-2),
     "bf16": Limits(1e-1, 0.97, 0.9, 5e-2, 0.9, 5e-2),
-    # Not rounding but another model; what it is worth is measured with tools/test.py.
-    "int8": Limits(1.0, 0.8, 0.5, 0.5, 0.5, 0.5),
+    # Not rounding but another model; what it is worth is measured with tools/test.py. Where the
+    # edge of a mask moves by a pixel, probabilities there differ by much.
+    "int8": Limits(1.0, 0.8, 0.5, 0.5, 0.5, 0.8),
 }
 
 

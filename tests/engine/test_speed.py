@@ -56,6 +56,17 @@ def test_channels_last_reaches_every_layer_and_changes_no_number() -> None:
     assert fast.state_dict().keys() == plain.state_dict().keys()
 
 
+def test_the_one_map_of_anothers_backbone_comes_out_in_nchw() -> None:
+    model = nn.Module()
+    model.backbone = nn.Conv2d(3, 8, 3)
+    x = torch.rand(1, 3, 9, 9)
+    expected = model.backbone(x)
+    found = hooked(model, channels_last=True).backbone(x)
+    assert model.backbone.weight.is_contiguous(memory_format=torch.channels_last)
+    assert found.is_contiguous()
+    torch.testing.assert_close(found, expected)
+
+
 def test_channels_last_keeps_the_losses_of_a_detector() -> None:
     """mmcv's RoIAlign would read maps in another layout than NCHW wrong, and say nothing."""
     from mmdet.structures import DetDataSample
