@@ -71,7 +71,7 @@ test-originals: ## test with the original OpenMMLab packages and torch 2.1, in .
 	@$(MAKE) --no-print-directory setup VENV=.venv-originals PINS=requirements-originals.txt \
 		PYTHONS='$(PYTHON) python3.11 python3.10'
 	.venv-originals/bin/python tools/check_env.py
-	.venv-originals/bin/python -m pytest -n auto --dist loadfile $(ORIGINALS)
+	.venv-originals/bin/python -m pytest -n auto --dist loadfile --ignore tests/export
 
 $(READY): $(filter .uv/%,$(UV))
 	@echo "set-up: $(BASE), $(UV)"; rm -f $(VENV)/ready-*

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 from argparse import Namespace
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from pickle import UnpicklingError
 from types import SimpleNamespace
@@ -39,7 +39,12 @@ def _by_name(allowed: Iterable[Any]) -> dict[str, Any]:
         for entry in allowed
     ]
     ours = {name: entry for entry, name in pairs}
-    return {**_get_allowed_globals(), **ours, "_codecs.encode": _encode}
+    return {
+        **_get_allowed_globals(),
+        **ours,
+        "collections.Counter": Counter,  # of MultiStepLR; in torch's list later on
+        "_codecs.encode": _encode,
+    }
 
 
 def pickle_module(allowed: Iterable[Any]) -> SimpleNamespace:

@@ -7,7 +7,7 @@ import io
 import os
 import random
 import tarfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from crafted import Call, equal, weights
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import CheckpointLoader, load_checkpoint
 from torch import nn
+from torch.optim.lr_scheduler import MultiStepLR
 
 from care_mm import loading
 from care_mm.errors import InputError
@@ -110,6 +111,14 @@ def test_reading_leaves_torchs_allow_list_alone(tmp_path: Path) -> None:
     torch.save({"args": argparse.Namespace(lr=1), "n": np.float64(1)}, tmp_path / "care.pth")
     assert read_checkpoint(tmp_path / "care.pth")["args"].lr == 1
     assert set(torch.serialization.get_safe_globals()) == before
+
+
+def test_the_milestones_of_a_scheduler_are_readable(tmp_path: Path) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    schedule = MultiStepLR(optimizer, milestones=[8, 11])
+    torch.save({"param_schedulers": [schedule.state_dict()]}, tmp_path / "schedule.pth")
+    (state,) = read_checkpoint(tmp_path / "schedule.pth")["param_schedulers"]
+    assert state["milestones"] == Counter({8: 1, 11: 1})
 
 
 def test_message_hub_with_every_kind_of_number_is_readable(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_import_says_it_before_anything_is_imported(tmp_path: Path) -> None:
 
 def test_import_warns_once_and_is_light(tmp_path: Path) -> None:
     code = "import sys, care_mm; print([m for m in ('mmdet', 'mmseg', 'timm') if m in sys.modules])"
-    done = run(code, tmp_path, **{"onedl_mmengine": "0.10.7"})
+    done = run(code, tmp_path, onedl_mmengine="0.10.7", torch="2.11.0")
     assert done.stdout == "[]\n", done.stderr
     assert done.stderr.count("UserWarning: care_mm: mmengine 0.10.7 cannot read") == 1
 

@@ -175,5 +175,21 @@ def draw(
     elif "pred_sem_seg" in sample and "pred_instances" not in sample:
         visualizer.add_datasample("picture", image, sample, **show)
     else:
+        sample = _without_invisible(sample)
         visualizer.add_datasample("picture", image, sample, pred_score_thr=score_thr, **show)
     return visualizer.get_image()
+
+
+def _without_invisible(sample: Any) -> Any:
+    """Without predictions of an empty mask in an empty box; mmdet fails where there are only such.
+
+    Empty boxes alone are what detectors without boxes give.
+    """
+    instances = sample.get("pred_instances")
+    if instances is None or "masks" not in instances:
+        return sample
+    has_mask = torch.as_tensor(instances.masks).flatten(1).any(1)
+    has_box = (instances.bboxes[:, 2:] > instances.bboxes[:, :2]).all(1)
+    sample = sample.clone()
+    sample.pred_instances = instances[has_mask.to(has_box.device) | has_box]
+    return sample

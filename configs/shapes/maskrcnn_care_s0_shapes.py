@@ -127,8 +127,7 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
-    # fused: a fifth of a step on the CPU, from torch 2.4 on
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05, fused=True),
+    optimizer=dict(type='FusedAdamW', lr=2e-3, weight_decay=0.05),
     # The box head's wide fully connected layer dies at the rate that suits the convolutions.
     paramwise_cfg=dict(custom_keys={'shared_fcs': dict(lr_mult=0.2)}),
     clip_grad=dict(max_norm=10.0))

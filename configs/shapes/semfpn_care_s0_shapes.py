@@ -92,8 +92,7 @@ param_scheduler = [
 ]
 optim_wrapper = dict(
     type='OptimWrapper',
-    # fused: faster on the CPU, from torch 2.4 on
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05, fused=True),
+    optimizer=dict(type='FusedAdamW', lr=2e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=10.0))
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=280))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import scripts
@@ -49,3 +51,10 @@ def alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program of the user's in that folder, with nothing left of another one."""
     scripts.forget()
     monkeypatch.chdir(folder)
+
+
+@pytest.fixture
+def seaborn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its place: ``analyze_logs.py`` imports it for a style, and no package asks for it."""
+    stand_in = SimpleNamespace(set_style=lambda style: None)
+    monkeypatch.setitem(sys.modules, "seaborn", stand_in)

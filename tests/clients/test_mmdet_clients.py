@@ -70,7 +70,7 @@ def test_get_flops(folder: Path, call: Call) -> None:
     assert float(re.search(r"Flops: ([\d.]+)G", said)[1]) > 1
 
 
-def test_analyze_logs(folder: Path, call: Call) -> None:
+def test_analyze_logs(folder: Path, call: Call, seaborn: None) -> None:
     tool, log = theirs("mmdet", "analysis_tools/analyze_logs.py"), log_of(folder)
     # A style has to be given: its own default is seaborn's, which matplotlib does not know.
     options = ("--style", "default", "--out", "curve.png", "--keys")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
+import mmseg
 import numpy as np
 import pytest
 import torch
@@ -22,6 +21,7 @@ train_dataloader = dict(batch_size=2, dataset=dict(draw=draw), **loading)
 train_cfg = dict(max_iters=2, val_interval=2)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
 """
+ORIGINAL = mmseg.__version__ == "1.2.2"
 PICTURES = "data/shapes/ade/ADEChallengeData2016/images/validation"
 TRAIN = ("job.py", "--work-dir", "run")
 
@@ -46,7 +46,8 @@ def test_train_writes_what_ours_does(folder: Path) -> None:
 
 def test_test_agrees_with_ours(folder: Path, call: Call) -> None:
     args = ("job.py", "run/iter_4.pth", "--work-dir")
-    call(theirs("mmseg", "test.py"), *args, "tested", "--out", "out", "--show-dir", "shown")
+    shown = ("--show-dir", "shown", "--cfg-options", "default_hooks.visualization.interval=1")
+    call(theirs("mmseg", "test.py"), *args, "tested", "--out", "out", *shown)
     call(OURS / "test.py", *args, "ours")
     metrics = metrics_of(folder / "tested")
     assert metrics == metrics_of(folder / "ours") and "mIoU" in metrics
@@ -57,12 +58,14 @@ def test_test_agrees_with_ours(folder: Path, call: Call) -> None:
         call(theirs("mmseg", "analysis_tools/confusion_matrix.py"), "job.py", "out", "confused")
 
 
+@pytest.mark.skipif(ORIGINAL, reason="mmseg 1.2.2 draws into an array that OpenCV refuses")
 def test_browse_dataset(folder: Path, call: Call) -> None:
     args = ("job.py", "--not-show", "--output-dir", "browsed")
     call(theirs("mmseg", "analysis_tools/browse_dataset.py"), *args)
     assert len(list((folder / "browsed").iterdir())) == 8
 
 
+@pytest.mark.skipif(ORIGINAL, reason="mmseg 1.2.2 gives mmengine a shape and inputs at once")
 def test_get_flops(folder: Path, call: Call) -> None:
     args = ("job.py", "--shape", 64, 96)
     said = call(theirs("mmseg", "analysis_tools/get_flops.py"), *args)
@@ -72,10 +75,7 @@ def test_get_flops(folder: Path, call: Call) -> None:
     assert "Flops:" in said
 
 
-def test_analyze_logs(folder: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without seaborn, which it imports for a style and mmseg does not ask for."""
-    seaborn = SimpleNamespace(set_style=lambda style: None)
-    monkeypatch.setitem(sys.modules, "seaborn", seaborn)
+def test_analyze_logs(folder: Path, call: Call, seaborn: None) -> None:
     log = max((folder / "run").glob("*/vis_data/2*.json"))
     options = ("--keys", "loss", "mIoU", "--out", "curve.png")
     call(theirs("mmseg", "analysis_tools/analyze_logs.py"), log, *options)

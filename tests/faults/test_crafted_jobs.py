@@ -69,10 +69,11 @@ def test_importing_changes_nothing_of_others() -> None:
     program = """
 import os, signal, torch, mmengine.runner, mmengine.fileio
 from mmengine.runner import CheckpointLoader
+safe_globals = getattr(torch.serialization, "get_safe_globals", list)  # torch before 2.6 has none
 def state():
     return (list(CheckpointLoader._schemes.items()), dict(os.environ), torch.load,
             [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],
-            torch.are_deterministic_algorithms_enabled(), torch.serialization.get_safe_globals(),
+            torch.are_deterministic_algorithms_enabled(), safe_globals(),
             type(mmengine.fileio.get_file_backend('x')), torch.get_rng_state().tolist())
 before = state()
 import care_mm, care_mm.engine.run, care_mm.engine.summary, care_mm.loading

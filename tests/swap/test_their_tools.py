@@ -144,7 +144,7 @@ def test_upernet_is_swapped_trained_tested_and_pictured(folder: Path, call: Call
     assert "decode.loss_ce" in trained and "aux.loss_ce" in trained
 
     checkpoint = "runs/segmentor/iter_3.pth"
-    shown = ("--show-dir", "shown", *options)
+    shown = ("--show-dir", "shown", *options, "default_hooks.visualization.interval=1")
     tested = call(tool_of("mmseg", "test.py"), "my_segmentor.py", checkpoint, *shown)
     assert "mIoU" in tested
     assert len(list((folder / "shown").rglob("*.png"))) == 2

@@ -1,0 +1,22 @@
+"""AdamW in one pass over the parameters, on CPUs too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from mmengine.registry import OPTIMIZERS
+
+
+@OPTIMIZERS.register_module()
+class FusedAdamW(torch.optim.AdamW):
+    """``torch.optim.AdamW(fused=True)``; before torch 2.4, which fuses on GPUs only, plain AdamW.
+
+    Args:
+        params: Parameters, or groups of them.
+        **settings: As AdamW's.
+    """
+
+    def __init__(self, params: Iterable[Any], **settings: Any) -> None:
+        super().__init__(params, fused=torch.__version__ >= (2, 4), **settings)

@@ -1,0 +1,31 @@
+"""FusedAdamW is AdamW, in one pass where torch can."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.registry import OPTIMIZERS
+from torch import nn
+
+from care_mm.engine.optimizer import FusedAdamW
+
+
+def test_steps_are_those_of_adamw() -> None:
+    models = []
+    for kind in (FusedAdamW, torch.optim.AdamW):
+        torch.manual_seed(0)
+        model = nn.Linear(5, 3).double()
+        optimizer = kind(model.parameters(), lr=0.1, weight_decay=0.05)
+        for _ in range(4):
+            optimizer.zero_grad()
+            model(torch.ones(2, 5, dtype=torch.float64)).square().sum().backward()
+            optimizer.step()
+        models.append(model)
+    fused, plain = models
+    torch.testing.assert_close(fused.weight, plain.weight, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(fused.bias, plain.bias, rtol=1e-12, atol=1e-12)
+
+
+def test_a_config_gets_it_fused_where_torch_can() -> None:
+    settings = dict(type="FusedAdamW", params=[{"params": [nn.Parameter(torch.ones(2))]}], lr=1e-3)
+    optimizer = OPTIMIZERS.build(settings)
+    assert optimizer.param_groups[0]["fused"] is (torch.__version__ >= (2, 4))
