@@ -188,8 +188,9 @@ def _without_invisible(sample: Any) -> Any:
     instances = sample.get("pred_instances")
     if instances is None or "masks" not in instances:
         return sample
-    has_mask = torch.as_tensor(instances.masks).flatten(1).any(1)
-    has_box = (instances.bboxes[:, 2:] > instances.bboxes[:, :2]).all(1)
+    seen = torch.as_tensor(instances.masks).flatten(1).any(1)
+    if "bboxes" in instances:
+        seen = seen | (instances.bboxes[:, 2:] > instances.bboxes[:, :2]).all(1).to(seen.device)
     sample = sample.clone()
-    sample.pred_instances = instances[has_mask.to(has_box.device) | has_box]
+    sample.pred_instances = instances[seen]
     return sample
