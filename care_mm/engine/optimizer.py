@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 from mmengine.registry import OPTIMIZERS
+from mmengine.utils import digit_version
+
+FUSES_ON_CPU = digit_version(torch.__version__) >= digit_version("2.4")
 
 
 @OPTIMIZERS.register_module()
@@ -19,4 +22,4 @@ class FusedAdamW(torch.optim.AdamW):
     """
 
     def __init__(self, params: Iterable[Any], **settings: Any) -> None:
-        super().__init__(params, fused=torch.__version__ >= (2, 4), **settings)
+        super().__init__(params, fused=FUSES_ON_CPU, **settings)
