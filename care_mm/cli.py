@@ -13,8 +13,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from mmengine.config import DictAction
 
+from care_mm.checkpoint.reading import trusting
 from care_mm.errors import InputError
-from care_mm.loading import trusting
 
 Main = Callable[[Sequence[str] | None], None]
 

@@ -19,8 +19,6 @@ from torch import nn
 
 from care_mm.errors import InputError
 
-# (H, W) that the field states figures for, by the config's scope.
-DEFAULT_SHAPES = {"mmpretrain": (224, 224), "mmseg": (512, 512), "mmdet": (800, 1280)}
 # Modules whose children are parts of their own; any other child of the model is one part.
 _DIVIDED = ("backbone", "stages", "roi_head")
 _PRODUCTS = ("conv", "linear", "addmm", "matmul", "bmm", "mm", "einsum")
@@ -75,21 +73,6 @@ class Complexity:
     def megapixels(self) -> float:
         """Pixels of the input, in millions."""
         return self.shape[0] * self.shape[1] / 1e6
-
-
-def default_shape(config: Config) -> tuple[int, int]:
-    """Height and width that figures are stated for in the config's task.
-
-    Raises:
-        InputError: A config of another task than ours.
-    """
-    scope = config.get("default_scope")
-    if scope not in DEFAULT_SHAPES:
-        raise InputError(
-            f"config {config.filename}: default_scope is {scope!r}, none of "
-            f"{', '.join(DEFAULT_SHAPES)}: give --shape"
-        )
-    return DEFAULT_SHAPES[scope]
 
 
 def build(config: Config) -> nn.Module:

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from care_mm.checkpoint import (
+from care_mm.checkpoint.matching import Match, not_finite
+from care_mm.checkpoint.names import (
+    StateDict,
     convert_official,
-    detect_arch,
     is_official,
     is_ours,
-    not_finite,
     num_classes_of,
-    refuse_misfits,
     to_official,
 )
+from care_mm.checkpoint.reading import local_file, other_weights, read_checkpoint, state_dict_of
+from care_mm.checkpoint.writing import SAFETENSORS, serialise
+from care_mm.environment import __version__
 from care_mm.errors import InputError
-from care_mm.loading import StateDict, local_file, other_weights, read_checkpoint, state_dict_of
-from care_mm.storage import SAFETENSORS, serialise, sha256_of, write_bytes
-from care_mm.version import __version__
+from care_mm.files import sha256_of, write_bytes
+from care_mm.models.arch import ARCHS
+from care_mm.models.backbone import CARETransformer
+from care_mm.models.head import HeadBranch
+
+# A tensor that every block has; its length is the width of the block's memory.
+_LOCAL_BRANCH = re.compile(r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.token_mixer\.local3\.weight")
 
 
 @dataclass(frozen=True)
@@ -134,7 +143,51 @@ def _named_and_sized(state: Mapping[str, Tensor], official: bool) -> tuple[State
         raise InputError("has our names already and loads as it is (--to-official gives theirs)")
     state = convert_official(state) if theirs else dict(state)
     arch = detect_arch(state)
-    refuse_misfits(
-        "its weights hold NaN or infinity", len(state), {"not finite": not_finite(state)}
-    )
+    Match(len(state), not_finite=not_finite(state)).refuse("its weights hold NaN or infinity")
     return state, arch
+
+
+def detect_arch(state_dict: Mapping[str, Tensor]) -> str:
+    """Return the size (``'s0'``, ``'s1'`` or ``'s2'``) of a complete classifier.
+
+    The number and width of the blocks tell the size; all keys and shapes are then compared with
+    the published model of that size.
+
+    Args:
+        state_dict: Under our keys or the authors', with both heads, for any number of classes.
+
+    Raises:
+        InputError: Keys left over or missing, other shapes, or another model altogether.
+    """
+    if is_official(state_dict):
+        state_dict = convert_official(state_dict)
+    blocks = {
+        (int(match[1]), int(match[2]), len(value))
+        for key, value in state_dict.items()
+        if (match := _LOCAL_BRANCH.fullmatch(key)) and value.ndim
+    }
+    if not blocks:
+        raise InputError(f"not the weights of a CARE classifier (keys: {list(state_dict)[:3]})")
+    arch = min(ARCHS, key=lambda name: len(_blocks_of(name) ^ blocks))
+    Match.compare(_classifier_layout(arch, num_classes_of(state_dict)), state_dict).refuse(
+        f"not the weights of a whole CARE classifier, of which {arch} is the closest"
+    )
+    return arch
+
+
+def _blocks_of(arch: str) -> set[tuple[int, int, int]]:
+    """Return (stage, block, width of the memory) of each block."""
+    stages = enumerate(zip(ARCHS[arch].depths, ARCHS[arch].mem_dims, strict=True))
+    return {(stage, block, dim) for stage, (depth, dim) in stages for block in range(depth)}
+
+
+@cache
+def _classifier_layout(arch: str, num_classes: int) -> StateDict:
+    """Return the keys and shapes of the published classifier, as meta tensors under our names."""
+    with torch.device("meta"):
+        backbone = CARETransformer(arch)
+        head = HeadBranch(backbone.out_channels[-1], num_classes)
+    layout = {f"backbone.{key}": value for key, value in backbone.state_dict().items()}
+    for name in ("label", "distill"):
+        layout |= {f"head.{name}.{key}": value for key, value in head.state_dict().items()}
+    return layout

@@ -23,15 +23,9 @@ try:
 except ImportError as error:
     raise ImportError(f"care_mm.timm_models needs timm >= 1.0.9: {error}") from error
 
-from care_mm.checkpoint import (
-    convert_official,
-    is_official,
-    misfits,
-    not_finite,
-    num_classes_of,
-    refuse_misfits,
-)
-from care_mm.loading import read_checkpoint, state_dict_of
+from care_mm.checkpoint.matching import Match
+from care_mm.checkpoint.names import convert_official, is_official, num_classes_of
+from care_mm.checkpoint.reading import read_checkpoint, state_dict_of
 from care_mm.models.backbone import CARETransformer
 from care_mm.models.head import HeadBranch
 
@@ -226,8 +220,8 @@ class CARE(nn.Module):
                 {key: value for key, value in part.items() if not key.startswith(fresh)}
                 for part in (state, expected)
             )
-        problems = {**misfits(expected, state), "not finite": not_finite(state)}
-        refuse_misfits(f"checkpoint {path} does not fit this model", len(expected), problems)
+        match = Match.compare(expected, state, finite=True)
+        match.refuse(f"checkpoint {path} does not fit this model")
         self.load_state_dict(state, strict=False)
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from care_mm.datasets.check import check_config
-from care_mm.datasets.findings import Findings
-from care_mm.datasets.objects import OBJECTS
-from care_mm.datasets.shapes import SEG_CLASSES
+from care_mm.datasets.check.config import check_config
+from care_mm.datasets.check.findings import Findings
+from care_mm.datasets.shapes.layouts import SEG_CLASSES
+from care_mm.datasets.shapes.objects import OBJECTS
 
 NUM_TRAIN, NUM_VAL = 6, 2
 MASKED = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_mask=True)]

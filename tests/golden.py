@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from care_mm.checkpoint import convert_official
+from care_mm.checkpoint.names import convert_official
 
 FOLDER = Path(__file__).parent / "data" / "golden"
 ARCHS = ("s0", "s1", "s2")

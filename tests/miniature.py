@@ -11,7 +11,7 @@ import numpy as np
 from mmdet.datasets import CocoDataset
 from PIL import Image
 
-from care_mm.datasets.shapes import SEG_CLASSES, ensure_shapes
+from care_mm.datasets.shapes.layouts import SEG_CLASSES, ensure_shapes
 
 
 def _drawn(root: Path, num_train: int, num_val: int, size: int) -> Path:

@@ -11,7 +11,7 @@ from mmengine.config import Config
 from torch import nn
 
 from care_mm.complexity import Complexity, build, count, default_shape, growth_rows, table
-from care_mm.engine.config import load_config
+from care_mm.config import load_config
 from care_mm.errors import InputError
 from care_mm.models.arch import ARCHS, Arch
 

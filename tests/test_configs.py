@@ -12,7 +12,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from tool import TOOLS
 
-from care_mm.engine.config import load_config, without_pretrained
+from care_mm.config import load_config, without_pretrained
 
 CONFIGS = TOOLS.parent / "configs"
 CROP = "train_dataloader.dataset.pipeline.1.transforms"

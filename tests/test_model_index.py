@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from care_mm.complexity import build, count, default_shape
-from care_mm.engine.config import load_config
+from care_mm.config import load_config
 
 ROOT = Path(__file__).parents[1]
 METAFILES = [

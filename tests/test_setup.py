@@ -15,7 +15,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from care_mm import selfcheck
+from care_mm import smoke
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -159,6 +159,7 @@ def test_too_few_arguments(tmp_path: Path, script: str, args: list[str]) -> None
 
 @pytest.fixture
 def check_env() -> ModuleType:
+    """The command as a module; ``check_env.environment`` has the checks."""
     spec = importlib.util.spec_from_file_location("check_env", ROOT / "tools/check_env.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -209,15 +210,17 @@ def test_check_env_names_libgl(
     (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object')")
     monkeypatch.delitem(sys.modules, "cv2", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(check_env.Problem, match="uninstall it and opencv-python-headless"):
-        check_env.check_package("cv2", "4.5")
+    with pytest.raises(
+        check_env.environment.Problem, match="uninstall it and opencv-python-headless"
+    ):
+        environment.check_package("cv2", "4.5")
 
 
 def test_check_env_is_content_here(check_env: ModuleType, capsys: pytest.CaptureFixture) -> None:
     check_env.main(["--quick"])
     out = capsys.readouterr().out
     assert "mmcv.ops.nms  runs on cpu" in out
-    assert out.endswith("all well\n")
+    assert out.endswith("OK\n")
 
 
 def test_check_env_runs_a_step_of_a_detector(
@@ -233,23 +236,25 @@ def test_check_env_runs_a_step_of_a_detector(
     ):
         assert f"\n{line}" in out
     assert "INFO" not in out
-    assert out.endswith("all well\n")
+    assert out.endswith("OK\n")
 
 
 def test_check_env_names_a_gradient_that_is_nan(
     check_env: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.Tensor, "square", lambda self: self * float("nan"))
-    with pytest.raises(check_env.Problem, match=r"CARE-S0 on cpu: stem\S+ gets no finite gradient"):
-        check_env.check_step("CARE-S0", "a step", selfcheck.step_backbone, "cpu")
+    with pytest.raises(
+        check_env.environment.Problem, match=r"CARE-S0 on cpu: stem\S+ gets no finite gradient"
+    ):
+        environment.check_step("CARE-S0", "a step", smoke.step_backbone, "cpu")
 
 
 def test_check_env_names_a_step_that_fails(check_env: ModuleType) -> None:
     def step(device: str) -> None:
         raise RuntimeError("no kernel\nimage is available")
 
-    with pytest.raises(check_env.Problem) as caught:
-        check_env.check_step("Mask R-CNN", "a step", step, "cuda")
+    with pytest.raises(check_env.environment.Problem) as caught:
+        check_env.environment.check_step("Mask R-CNN", "a step", step, "cuda")
     message = "Mask R-CNN does not run (RuntimeError: no kernel image is available): run `make"
     assert str(caught.value).startswith(message)
 
@@ -260,8 +265,10 @@ def test_check_env_names_two_of_a_kind(check_env: ModuleType, monkeypatch, tmp_p
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(check_env.Problem, match="pip uninstall onedl-mmcv mmcv, then install one"):
-        check_env.check_versions()
+    with pytest.raises(
+        check_env.environment.Problem, match="pip uninstall onedl-mmcv mmcv, then install one"
+    ):
+        environment.check_versions()
 
 
 # The Makefile, with stand-ins for uv and Python

@@ -13,7 +13,7 @@ from timm.optim import create_optimizer_v2
 
 import care_mm.timm_models  # noqa: F401
 from care_mm import CARETransformer
-from care_mm.checkpoint import convert_official
+from care_mm.checkpoint.names import convert_official
 from care_mm.errors import InputError
 
 ARCHS = ("s0", "s1", "s2")

@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from tool import TOOLS
 
-from care_mm.engine.config import load_config
+from care_mm.config import load_config
 
 CONFIGS = {
     task: TOOLS.parent / "configs" / "shapes" / f"{name}.py"

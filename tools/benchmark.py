@@ -22,15 +22,15 @@ from pathlib import Path
 import torch
 
 from care_mm import cli
-from care_mm.benchmark import report
+from care_mm.benchmark import tables
 from care_mm.benchmark.backends import BACKENDS, DTYPES, Setting
-from care_mm.benchmark.run import ceilings, machine, measure
-from care_mm.benchmark.subjects import TASKS
+from care_mm.benchmark.measure import ceilings, machine, measure
+from care_mm.benchmark.models import TASKS
 from care_mm.benchmark.worker import Job
 from care_mm.complexity import table
 from care_mm.errors import InputError
+from care_mm.files import write_bytes
 from care_mm.models.arch import ARCHS
-from care_mm.storage import write_bytes
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -76,20 +76,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     gemm, copy, *results = measure([*ceilings(setting), *jobs], args.rounds)
 
-    records = report.summary(results, gemm, copy)
-    host = machine(args.device) | {"threads": args.threads} | report.ceiling(gemm, copy)
-    print(table(report.rows(records)), end="\n\n")
+    records = tables.summary(results, gemm, copy)
+    host = machine(args.device) | {"threads": args.threads} | tables.ceiling(gemm, copy)
+    print(table(tables.rows(records)), end="\n\n")
     print(", ".join(f"{k}: {v:.1f}" if k.endswith("_s") else f"{k}: {v}" for k, v in host.items()))
-    if len(peers := report.against(results)) > 1:
+    if len(peers := tables.against(results)) > 1:
         print("", table(peers), sep="\n")
-    for line in report.growths(results):
+    for line in tables.growths(results):
         print(line)
     if args.out:
         report_json = json.dumps({"machine": host, "results": records}, indent=1)
         write_bytes(report_json.encode(), args.out, overwrite=False)
     if args.plot:
         title = f"{args.what}, {args.shape[0]}x{args.shape[1]}, batch {args.batch}\n{host['cpu']}"
-        report.plot(records, args.plot, title)
+        tables.plot(records, args.plot, title)
     if all(result.error for result in results):
         raise InputError(f"nothing ran: {results[0].job.subject}: {results[0].error}")
 

@@ -13,8 +13,8 @@ import argparse
 from collections.abc import Sequence
 
 from care_mm import cli
-from care_mm.datasets.check import DEFAULT_LIMIT, SPLITS, check_config
-from care_mm.engine.config import load_config
+from care_mm.config import load_config
+from care_mm.datasets.check.config import DEFAULT_LIMIT, SPLITS, check_config
 from care_mm.errors import InputError
 
 

@@ -15,8 +15,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from care_mm import cli, complexity
-from care_mm.engine.config import load_config
+from care_mm import cli, complexity, tasks
+from care_mm.config import load_config
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path in args.configs:
         config = load_config(path, args.cfg_options)
         model = complexity.build(config)
-        shape = tuple(args.shape or complexity.default_shape(config))
+        shape = tuple(args.shape or tasks.default_shape(config))
         counted = complexity.count(model, shape)
         rows.append(complexity.model_row(path, counted))
         if len(args.configs) == 1:

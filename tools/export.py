@@ -18,9 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from care_mm import cli
-from care_mm.engine.config import load_config
+from care_mm.config import load_config
 from care_mm.export.graphs import WHAT
-from care_mm.export.job import FORMATS, NotEqual, Wish, export
+from care_mm.export.pipeline import FORMATS, NotEqual, Wish, export, target_of
+from care_mm.predict.calibration import calibration
+from care_mm.predict.predictor import Predictor
+from care_mm.tasks import default_shape
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -53,19 +56,24 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     config = load_config(args.config, args.cfg_options)
+    shape = tuple(args.shape) if args.shape else None
+    if shape is None and target_of(args.format).FIXED:
+        shape = default_shape(config)
     wish = Wish(
         target=args.format,
         out=args.out,
-        shape=tuple(args.shape) if args.shape else None,
+        shape=shape,
         what=args.what,
         labels=args.argmax,
         precision=args.precision,
         calibration=args.calibration,
-        allow_partial=args.allow_partial,
     )
     try:
         with cli.trust_of(args):
-            lines = export(config, args.checkpoint, wish)
+            wish.check()
+            predictor = Predictor(config, args.checkpoint, "cpu", args.allow_partial)
+            samples = calibration(predictor, wish.calibration, shape) if wish.calibration else []
+            lines = export(predictor.model, wish, predictor.dataset_meta, samples)
     except NotEqual as error:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
     for line in lines:

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from care_mm import cli
-from care_mm.engine.config import load_config
-from care_mm.engine.files import Output, find_files, predict_files
-from care_mm.engine.inference import Predictor
+from care_mm.config import load_config
 from care_mm.errors import InputError
+from care_mm.predict.files import Output, find_files, predict_files
+from care_mm.predict.predictor import Predictor
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

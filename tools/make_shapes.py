@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 
 from care_mm import cli
-from care_mm.datasets.shapes import Settings, ensure_shapes
+from care_mm.datasets.shapes.layouts import Settings, ensure_shapes
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -16,8 +16,8 @@ import torch
 
 from care_mm import cli
 from care_mm.benchmark.backends import Setting
-from care_mm.benchmark.profile import profile
-from care_mm.benchmark.subjects import TASKS, build
+from care_mm.benchmark.models import TASKS, build
+from care_mm.benchmark.operators import profile
 from care_mm.complexity import table
 
 

@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 
 from care_mm import cli
-from care_mm.engine import config as options
+from care_mm.engine import options
 from care_mm.engine.run import test
 
 

@@ -10,8 +10,8 @@ import argparse
 from collections.abc import Sequence
 
 from care_mm import cli
-from care_mm.engine import config as options
-from care_mm.engine.randomness import use_deterministic
+from care_mm.engine import options
+from care_mm.engine.hooks.randomness import use_deterministic
 from care_mm.engine.run import train
 
 

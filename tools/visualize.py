@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from care_mm import cli
-from care_mm.engine.config import load_config
-from care_mm.engine.inference import Predictor
+from care_mm.config import load_config
+from care_mm.predict.predictor import Predictor
 from care_mm.visualize import look, write_view
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from care_mm.benchmark.subjects import deploy
+from care_mm.benchmark.models import deploy
 from care_mm.errors import InputError
 
 if TYPE_CHECKING:

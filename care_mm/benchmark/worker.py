@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from care_mm.benchmark.backends import Setting, prepare
-from care_mm.benchmark.subjects import build
+from care_mm.benchmark.models import build
 from care_mm.errors import InputError
 
 GEMM_SIZE = 1536  # square matrices: large enough for the peak, and done in a fraction of a second
@@ -31,9 +31,9 @@ class Job:
     """A subject and how it is run, or with no subject the machine's own ceiling.
 
     Attributes:
-        subject: See :func:`care_mm.benchmark.subjects.build`; ``'gemm'`` and ``'copy'`` are the
+        subject: See :func:`care_mm.benchmark.models.build`; ``'gemm'`` and ``'copy'`` are the
             machine's ceilings, in the dtype and on the device of the setting.
-        task: See :data:`care_mm.benchmark.subjects.TASKS`.
+        task: See :data:`care_mm.benchmark.models.TASKS`.
         shape: Height and width in pixels.
         batch: Images in a batch.
         setting: How it is run.

@@ -1,1 +1,1 @@
-"""Data sets that come with the package; see :mod:`care_mm.datasets.shapes`."""
+"""Data: the drawn data set, the data check, and the paths in data set configs."""

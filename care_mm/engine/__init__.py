@@ -1,5 +1,7 @@
-"""What mmengine lacks: checked configs, preflight, processes on the CPU, inference, a summary, an
-optimizer, and hooks that keep a run safe; importing any part registers the last two."""
+"""Run training and tests: command options, preflight, resuming, and the hooks that guard a run.
 
-from care_mm.engine import guards as guards
+Importing the package registers the hooks and the optimizer.
+"""
+
+from care_mm.engine import hooks as hooks
 from care_mm.engine import optimizer as optimizer

@@ -52,7 +52,7 @@ def _standing_in() -> Iterator[None]:
         vars(coco_metric).update(before)
 
 
-@METRICS.register_module()
+@METRICS.register_module(force=True)  # replaces the entry of care_mm.registration
 class FastCocoMetric(CocoMetric):
     """mmdet's ``CocoMetric``, with its arguments, names and values, evaluated in C++.
 

@@ -9,10 +9,10 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from care_mm.checkpoint import not_finite
-from care_mm.engine.checkpointing import LAST
+from care_mm.checkpoint.matching import not_finite
+from care_mm.checkpoint.reading import read_checkpoint, state_dict_of
+from care_mm.engine.hooks.checkpoint import LAST
 from care_mm.errors import InputError
-from care_mm.loading import read_checkpoint, state_dict_of
 
 
 def checkpoint_folder(config: Config) -> Path:

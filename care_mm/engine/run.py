@@ -14,15 +14,15 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from care_mm.engine.checkpointing import prepare_work_dir
-from care_mm.engine.config import find, without_pretrained
-from care_mm.engine.guards import ensure_guards
-from care_mm.engine.interrupt import asking_first
+from care_mm.checkpoint.loaders import safe_loading
+from care_mm.config import find, without_pretrained
+from care_mm.engine.disk import prepare_work_dir
+from care_mm.engine.hooks import ensure_guards
+from care_mm.engine.hooks.interrupt import asking_first
 from care_mm.engine.preflight import check_data, check_weights
 from care_mm.engine.resume import find_resumable, holds_a_run, read_state
 from care_mm.errors import InputError
-from care_mm.export.runtime import load_weights
-from care_mm.loading import safe_loading
+from care_mm.export.stand_in import load_weights
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def _go_on(config: Config, resume: str) -> None:
 
 
 def train(config: Config, resume: str | None = None) -> Runner:
-    """Train as the config says, with the guards of :mod:`care_mm.engine.guards`.
+    """Train as the config says, with the guards of :mod:`care_mm.engine.hooks.guards`.
 
     Args:
         config: With ``work_dir`` set.
@@ -132,7 +132,7 @@ def train(config: Config, resume: str | None = None) -> Runner:
     Raises:
         InputError: Missing weights, data or checkpoint, or a ``work_dir`` that holds another run or
             takes no files; while it runs, what a guard has found.
-        KeyboardInterrupt: Ctrl-C or SIGTERM, with the work saved: :mod:`care_mm.engine.interrupt`.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after saving; see :class:`InterruptHook`.
     """
     if resume is not None:
         _go_on(config, resume)

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from care_mm.environment import __version__
 from care_mm.errors import InputError
 from care_mm.export.detector import Detector
-from care_mm.version import __version__
 
 INPUT = "image"
 WHAT = ("model", "backbone")

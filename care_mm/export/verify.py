@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from care_mm.datasets.shapes import scene_at
+from care_mm.datasets.shapes.layouts import scene_at
 from care_mm.export.detector import pad_to_multiple
 from care_mm.export.graphs import Graph
-from care_mm.export.runtime import instances_of
+from care_mm.export.stand_in import instances_of
 
 NUM_PICTURES = 2
 

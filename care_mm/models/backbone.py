@@ -5,6 +5,7 @@ Source: CARE Transformer, CVPR 2025 (arXiv 2411.16170), and the authors' release
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
@@ -17,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from care_mm.checkpoint import load_pretrained
 from care_mm.models.arch import Arch
 from care_mm.models.layers import CAREBlock, ConvNorm
+from care_mm.models.pretrained import load_pretrained
 
 
 @contextmanager
@@ -160,7 +161,7 @@ class CARETransformer(BaseModule):
 
         dims = self.arch.embed_dims
         expand_last = expand_last and self.arch.inter2
-        rates = torch.linspace(0, drop_path_rate, sum(self.arch.depths)).tolist()
+        rates = torch.linspace(0, drop_path_rate, sum(self.arch.depths), device="cpu").tolist()
         self.stem = ConvNorm(in_channels, dims[0], 4, norm_layer, norm_first=False)
         self.stages = ModuleList()
         for i in range(num_built):
@@ -218,6 +219,21 @@ class CARETransformer(BaseModule):
             names = ("gamma", "inter2.fc2.weight", "inter2.fc2.bias")
             keys.update({prefix + name for name in names} & set(self.state_dict()))
         return frozenset(keys)
+
+    def is_unexpected(self, key: str) -> bool:
+        """Whether a key of the stem or of a built stage is one that the backbone does not have.
+
+        Weights of heads and of stages that are not built are expected in a file and ignored, and
+        so is the projection of a last block with ``expand_last=False``, which the published form
+        leaves out.
+        """
+        if key in self.state_dict():
+            return False
+        stage = re.match(r"stages\.(\d+)\.", key)
+        if not key.startswith("stem.") and not (stage and int(stage[1]) < len(self.stages)):
+            return False
+        last_block = f"stages.{len(self.stages) - 1}.blocks.{len(self.stages[-1].blocks) - 1}."
+        return not key.startswith((last_block + "inter2.fc2.", last_block + "gamma"))
 
     def init_weights(self) -> None:
         """Apply ``init_cfg``; type ``Pretrained`` loads strictly and reports what matched.

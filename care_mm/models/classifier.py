@@ -15,7 +15,7 @@ from mmpretrain.models.heads import ClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from care_mm.checkpoint import load_model
+from care_mm.checkpoint.matching import load_model
 from care_mm.models.fold import fold_mean_of_linears
 from care_mm.models.head import HeadBranch
 

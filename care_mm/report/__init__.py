@@ -1,7 +1,7 @@
 """A page about a run: curves, the best checkpoint, settings, and the images that it gets wrong."""
 
+from care_mm.report.history import read_run
 from care_mm.report.page import REPORT, write_report
-from care_mm.report.run import read_run
 from care_mm.report.worst import Judgement, judge, judge_checkpoint
 
 __all__ = ["REPORT", "Judgement", "judge", "judge_checkpoint", "read_run", "write_report"]

@@ -13,13 +13,13 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from care_mm import __version__
+from care_mm.environment import __version__
 from care_mm.errors import InputError
-from care_mm.report.chart import Chart, line_chart, number
-from care_mm.report.run import Run
+from care_mm.files import write_bytes
+from care_mm.report.curves import Chart, line_chart, number
+from care_mm.report.history import Run
 from care_mm.report.settings import settings
 from care_mm.report.worst import Judgement
-from care_mm.storage import write_bytes
 
 REPORT = "report.html"
 MARK = '<meta name="generator" content="care_mm'

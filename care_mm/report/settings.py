@@ -7,8 +7,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from care_mm.engine.config import find, is_pretrained
-from care_mm.report.run import Run
+from care_mm.config import find, is_pretrained
+from care_mm.report.history import Run
 
 
 def settings(run: Run) -> list[tuple[str, str]]:

@@ -15,12 +15,13 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS
 
-from care_mm.engine.inference import Predictor, draw, offline_visualizer
 from care_mm.engine.preflight import check_data
 from care_mm.engine.resume import saved
 from care_mm.errors import InputError
+from care_mm.predict.draw import draw, offline_visualizer
+from care_mm.predict.predictor import Predictor
+from care_mm.report.history import Run
 from care_mm.report.rating import MEASURES, by_class, rate, task_of
-from care_mm.report.run import Run
 
 
 @dataclass(frozen=True)

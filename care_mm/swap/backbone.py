@@ -14,10 +14,10 @@ from care_mm.errors import InputError
 from care_mm.models.arch import Arch
 from care_mm.models.backbone import CARETransformer
 from care_mm.swap.difference import difference
-from care_mm.swap.maps import Map, measure
-from care_mm.swap.readers import Feed, rewire_decode_heads, rewire_detection_heads, rewire_neck
+from care_mm.swap.probe import Map, measure
 from care_mm.swap.refusals import refuse_backbone, refuse_model
 from care_mm.swap.surroundings import add_import, drop_old_weights, normalise, settle_optimizer
+from care_mm.swap.wiring import Feed, rewire_decode_heads, rewire_detection_heads, rewire_neck
 
 DROP_PATH = {"s2": 0.1}  # as in our own configs
 

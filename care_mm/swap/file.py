@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from care_mm.checkpoint import load_pretrained
 from care_mm.errors import InputError
 from care_mm.models.backbone import CARETransformer
+from care_mm.models.pretrained import load_pretrained
 from care_mm.swap.backbone import Swap, swap_backbone
+from care_mm.swap.config_file import swap_text
 from care_mm.swap.source import read
-from care_mm.swap.text import swap_text
 from care_mm.swap.trial import try_model
 
 

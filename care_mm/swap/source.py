@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from care_mm.engine.config import load_config
+from care_mm.config import load_config
 from care_mm.errors import InputError
 
 PACKAGES = ("mmdet", "mmseg")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mmengine.config import Config, ConfigDict
 
-from care_mm.engine.config import is_pretrained, without_pretrained
+from care_mm.config import is_pretrained, without_pretrained
 
 MEAN = [123.675, 116.28, 103.53]  # ImageNet's, RGB: what CARE was trained with
 STD = [58.395, 57.12, 57.375]

@@ -9,9 +9,9 @@ import torch
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 
-from care_mm.engine.config import without_pretrained
+from care_mm.config import without_pretrained
 from care_mm.errors import InputError
-from care_mm.swap.maps import build
+from care_mm.swap.probe import build
 
 # What is tried until one works, with the sides of the picture. Random weights make some models
 # stumble over their own predictions, and some need more than a few cells on every level.

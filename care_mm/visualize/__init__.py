@@ -1,6 +1,6 @@
 """What a model looks at in one picture: energy of the features, linear attention, Grad-CAM."""
 
-from care_mm.visualize.look import View, look
-from care_mm.visualize.pictures import write_view
+from care_mm.visualize.images import write_view
+from care_mm.visualize.view import View, look
 
 __all__ = ["View", "look", "write_view"]

@@ -1,5 +1,5 @@
 # What every job shares; a task's base adds its scope and visualizer.
-custom_imports = dict(imports=['care_mm', 'care_mm.engine.summary'], allow_failed_imports=False)
+custom_imports = dict(imports=['care_mm'], allow_failed_imports=False)
 
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),

@@ -1,7 +1,4 @@
 _base_ = './runtime.py'
-custom_imports = dict(
-    imports=['care_mm', 'care_mm.engine.summary', 'care_mm.engine.coco_metric'],
-    allow_failed_imports=False)
 default_scope = 'mmdet'
 default_hooks = dict(visualization=dict(type='DetVisualizationHook'))
 visualizer = dict(

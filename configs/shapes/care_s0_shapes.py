@@ -3,9 +3,6 @@
 # model.teacher=None` does without.
 _base_ = ['../_base_/models/care.py', '../_base_/runtime_cls.py']
 
-custom_imports = dict(
-    imports=['care_mm.models.classifier', 'care_mm.engine.summary', 'care_mm.datasets.shapes'],
-    allow_failed_imports=False)
 classes = ('ball', 'cube', 'flower', 'leaf', 'ring', 'star')
 size = 64  # the drawings are 96
 train_pipeline = [

@@ -2,12 +2,6 @@
 # the pictures are small and the neck and heads thin.
 _base_ = ['../_base_/models/maskrcnn_care.py', '../_base_/runtime_det.py']
 
-custom_imports = dict(
-    imports=[
-        'care_mm', 'care_mm.engine.summary', 'care_mm.engine.coco_metric',
-        'care_mm.datasets.shapes'
-    ],
-    allow_failed_imports=False)
 data_root = 'data/shapes/coco/'
 metainfo = dict(
     classes=('ball', 'cube', 'flower', 'leaf', 'ring', 'star'),

@@ -2,9 +2,6 @@
 # job, the pictures are small and the neck and head thin.
 _base_ = ['../_base_/models/semfpn_care.py', '../_base_/runtime_seg.py']
 
-custom_imports = dict(
-    imports=['care_mm', 'care_mm.engine.summary', 'care_mm.datasets.shapes'],
-    allow_failed_imports=False)
 metainfo = dict(
     classes=('ball', 'cube', 'flower', 'leaf', 'ring', 'star', 'cloth', 'grass', 'sand', 'tile',
              'wood'),

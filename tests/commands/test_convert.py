@@ -21,12 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from care_mm import __version__
-from care_mm.checkpoint import convert_official, load_model
+from care_mm.checkpoint.matching import load_model
+from care_mm.checkpoint.names import convert_official
+from care_mm.checkpoint.reading import read_checkpoint
+from care_mm.config import load_config
 from care_mm.convert import convert_file
-from care_mm.engine.config import load_config
 from care_mm.errors import InputError
-from care_mm.loading import read_checkpoint
-from care_mm.storage import sha256_of
+from care_mm.files import sha256_of
 
 State = dict[str, Tensor]
 
@@ -304,6 +305,6 @@ def test_full_disk_is_one_line_and_leaves_nothing(
         raise OSError(28, "No space left on device")
 
     source = authors_file(tmp_path)
-    monkeypatch.setattr("care_mm.storage.os.fsync", fail)
+    monkeypatch.setattr("care_mm.files.os.fsync", fail)
     line = refused(capsys, tmp_path, source, tmp_path / "ours.pth")
     assert "ours.pth: could not be written (No space left on device)" in line

@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from PIL import Image
 from untrained import CONFIGS, write_checkpoint
 
-from care_mm.loading import read_checkpoint
+from care_mm.checkpoint.reading import read_checkpoint
 
 TESTED = """
 custom_imports = dict(imports=['care_mm', 'tiny_job'], allow_failed_imports=False)

@@ -12,7 +12,7 @@ DRAW = dict(num_train=8, num_val=2, size=96)
 SETTINGS = f"""
 _base_ = {str(CONFIG)!r}
 custom_imports = dict(
-    imports=['care_mm', 'care_mm.engine.summary', 'care_mm.datasets.shapes', 'equal_ranks'])
+    imports=['care_mm', 'care_mm.report.summary', 'care_mm.datasets.shapes.layouts', 'equal_ranks'])
 train_dataloader = dict(batch_size=2, dataset=dict(draw={DRAW}))
 val_dataloader = dict(batch_size=1, dataset=dict(draw={DRAW}))
 train_cfg = dict(max_epochs=2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from checking import NUM_TRAIN, NUM_VAL
 
-from care_mm.datasets.shapes import ensure_shapes
+from care_mm.datasets.shapes.layouts import ensure_shapes
 
 
 @pytest.fixture(scope="module")

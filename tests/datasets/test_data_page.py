@@ -17,9 +17,9 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 from tool import TOOLS
 
-from care_mm.datasets.check import check_config
-from care_mm.datasets.shapes import ensure_shapes
-from care_mm.engine.config import load_config, without_pretrained
+from care_mm.config import load_config, without_pretrained
+from care_mm.datasets.check.config import check_config
+from care_mm.datasets.shapes.layouts import ensure_shapes
 
 ROOT = TOOLS.parent
 PAGE = (ROOT / "docs" / "data.md").read_text()

@@ -16,7 +16,7 @@ import pytest
 import scripts
 from mmengine.config import Config
 
-from care_mm.engine.config import use_auto_scale_lr
+from care_mm.engine.options import use_auto_scale_lr
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
@@ -26,7 +26,7 @@ TRAIN, TEST = ROOT / "tools" / "train.py", ROOT / "tools" / "test.py"
 CONFIG = f"""
 _base_ = {str(ROOT / "configs" / "shapes" / "care_s0_shapes.py")!r}
 custom_imports = dict(
-    imports=['care_mm.models.classifier', 'care_mm.engine', 'care_mm.datasets.shapes', 'curve'])
+    imports=['care_mm', 'curve'])
 pipeline = [
     dict(type='LoadImageFromFile'), dict(type='Resize', scale=32), dict(type='PackInputs')]
 draw = dict(num_train=12, num_val=4, size=96, seed=3)

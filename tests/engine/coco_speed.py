@@ -25,7 +25,7 @@ from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation.metrics import CocoMetric
 from pycocotools import mask as coco_mask
 
-from care_mm.datasets.shapes import ensure_shapes
+from care_mm.datasets.shapes.layouts import ensure_shapes
 from care_mm.engine.coco_metric import FastCocoMetric
 
 

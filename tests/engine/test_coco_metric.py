@@ -15,7 +15,7 @@ from mmdet.evaluation.metrics import CocoMetric
 from mmdet.registry import METRICS
 from pycocotools.cocoeval import COCOeval
 
-from care_mm.datasets.shapes import ensure_shapes
+from care_mm.datasets.shapes.layouts import ensure_shapes
 from care_mm.engine.coco_metric import FastCocoMetric, fast_classes
 from care_mm.errors import InputError
 

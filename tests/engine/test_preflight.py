@@ -8,8 +8,9 @@ import pytest
 from mmengine.config import Config
 from tool import TOOLS
 
-from care_mm.engine.config import load_config
-from care_mm.engine.preflight import check_data, check_weights, paths_of
+from care_mm.config import load_config
+from care_mm.datasets.paths import paths_of
+from care_mm.engine.preflight import check_data, check_weights
 from care_mm.errors import InputError
 
 CONFIGS = TOOLS.parent / "configs"

@@ -15,9 +15,9 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from care_mm.datasets.objects import OBJECTS
-from care_mm.datasets.shapes import SEG_CLASSES, scene_at
-from care_mm.engine.config import load_config, without_pretrained
+from care_mm.config import load_config, without_pretrained
+from care_mm.datasets.shapes.layouts import SEG_CLASSES, scene_at
+from care_mm.datasets.shapes.objects import OBJECTS
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "shapes"
 JOBS = {

@@ -18,12 +18,12 @@ import tool
 import torch
 from export.conftest import Job
 
-from care_mm.engine.config import load_config
-from care_mm.engine.inference import Predictor
+from care_mm.config import load_config
 from care_mm.errors import InputError
 from care_mm.export import verify
 from care_mm.export.graphs import graph_of
-from care_mm.export.runtime import open_program, stand_in
+from care_mm.export.stand_in import open_program, stand_in
+from care_mm.predict.predictor import Predictor
 
 MakeJob, MakeFile = Callable[[str], Job], Callable[..., Path]
 

@@ -23,11 +23,11 @@ from mmengine.dataset import pseudo_collate
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from care_mm.datasets.robust import leaves
-from care_mm.engine.checkpointing import AtomicCheckpointHook
-from care_mm.engine.config import load_config, without_pretrained
-from care_mm.engine.guards import GUARDS, ensure_guards
-from care_mm.engine.randomness import NumberedBatch
+from care_mm.config import load_config, without_pretrained
+from care_mm.engine.hooks import GUARDS, ensure_guards
+from care_mm.engine.hooks.checkpoint import AtomicCheckpointHook
+from care_mm.engine.hooks.randomness import NumberedBatch
+from care_mm.engine.hooks.samples import leaves
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / "configs"

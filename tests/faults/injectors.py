@@ -14,8 +14,8 @@ from typing import Any
 import tiny_job
 from torch.utils.data import get_worker_info
 
-from care_mm import storage
-from care_mm.engine import checkpointing
+from care_mm import files
+from care_mm.engine.hooks import checkpoint as checkpointing
 
 
 def limit_files(work_dir: Path, size: int) -> None:
@@ -35,7 +35,7 @@ def fail_writes(work_dir: Path, after: int, keep: int) -> None:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor)
 
-    storage.os.fsync = full
+    files.os.fsync = full
 
 
 def fill_disk(work_dir: Path, after: int) -> None:
@@ -49,14 +49,14 @@ def fill_disk(work_dir: Path, after: int) -> None:
             usage = os.statvfs(work_dir.parent)
             (work_dir.parent / "other").write_bytes(bytes(usage.f_bavail * usage.f_frsize - 20_000))
 
-    storage.os.replace = replace
+    files.os.replace = replace
 
 
 # Where in a save the time to a kill is counted from: it begins, its file is written, or named.
 MARKS = {
     "save": (tiny_job.TellHook, "before_save_checkpoint"),
     "write": (checkpointing, "write_torch"),
-    "name": (storage, "_publish"),
+    "name": (files, "_publish"),
 }
 
 

@@ -17,7 +17,7 @@ from mmengine.dataset import ConcatDataset
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
-from care_mm.datasets.robust import BadSample, GuardedPipeline, check_whole, leaves, noted
+from care_mm.engine.hooks.samples import BadSample, GuardedPipeline, check_whole, leaves, noted
 from care_mm.errors import InputError
 
 PICTURE = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
@@ -381,7 +381,7 @@ def test_json_with_random_damage(coco: Path, tmp_path: Path) -> None:
     """200 annotation files: check_data reads them or names them."""
     from mmengine.config import Config
 
-    from care_mm.datasets.check import check_config
+    from care_mm.datasets.check.config import check_config
 
     draw = random.Random(1)
     root = broken_coco(coco, tmp_path / "coco", lambda content, folder: None)

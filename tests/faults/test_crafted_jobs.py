@@ -11,9 +11,11 @@ import pytest
 import torch
 from tiny_job import finish
 
+from care_mm.checkpoint.loaders import safe_loading
+from care_mm.checkpoint.reading import read_checkpoint, trusting
+from care_mm.checkpoint.writing import write_checkpoint
 from care_mm.errors import InputError
-from care_mm.loading import read_checkpoint, safe_loading, trusting
-from care_mm.storage import sha256_of, write_checkpoint
+from care_mm.files import sha256_of
 
 
 @pytest.mark.parametrize("place", crafted.PLACES)
@@ -76,7 +78,7 @@ def state():
             torch.are_deterministic_algorithms_enabled(), safe_globals(),
             type(mmengine.fileio.get_file_backend('x')), torch.get_rng_state().tolist())
 before = state()
-import care_mm, care_mm.engine.run, care_mm.engine.summary, care_mm.loading
+import care_mm, care_mm.engine.run, care_mm.report.summary, care_mm.checkpoint.reading
 after = state()
 assert before == after, [a for a, b in zip(before, after) if a != b]
 """

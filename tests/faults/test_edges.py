@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from tiny_job import finish, start, told
 
 from care_mm import CARETransformer
-from care_mm.datasets.robust import BadSample
-from care_mm.engine.randomness import NumberedBatches, SeededSamples, seed_from
+from care_mm.checkpoint.reading import read_checkpoint
+from care_mm.engine.hooks.randomness import NumberedBatches, SeededSamples, seed_from
+from care_mm.engine.hooks.samples import BadSample
 from care_mm.engine.run import _said_in_one_line
 from care_mm.errors import InputError
-from care_mm.loading import read_checkpoint
 
 SIZES = st.integers(32, 200)
 

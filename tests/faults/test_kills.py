@@ -15,10 +15,10 @@ import torch
 from injectors import MARKS
 from tiny_job import finish, settings, told
 
-from care_mm.engine.checkpointing import LAST
+from care_mm.checkpoint.reading import read_checkpoint
+from care_mm.engine.hooks.checkpoint import LAST
 from care_mm.engine.resume import find_resumable, read_state, saved
-from care_mm.loading import read_checkpoint
-from care_mm.storage import PARTIAL
+from care_mm.files import PARTIAL
 
 WIDTH = 600_000  # a checkpoint of 10 MB, so that most kills are in the middle of one
 SAVE = 0.04  # seconds: about as long as it takes to write one

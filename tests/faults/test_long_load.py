@@ -14,8 +14,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from tiny_job import settings
 
-from care_mm.engine.config import load_config
-from care_mm.engine.guards import ensure_guards
+from care_mm.config import load_config
+from care_mm.engine.hooks import ensure_guards
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]

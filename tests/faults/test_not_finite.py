@@ -14,10 +14,10 @@ from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from tiny_job import finish, settings, told
 
-from care_mm.engine.finite import FiniteGuardHook, gradient_size, plain
-from care_mm.engine.guards import ensure_guards
+from care_mm.checkpoint.reading import read_checkpoint
+from care_mm.engine.hooks import ensure_guards
+from care_mm.engine.hooks.finite import FiniteGuardHook, gradient_size, plain
 from care_mm.errors import InputError
-from care_mm.loading import read_checkpoint
 
 
 @pytest.mark.parametrize("at", [1, 6])

@@ -15,8 +15,8 @@ import injectors
 import torch
 from tiny_job import start, told
 
+from care_mm.checkpoint.reading import read_checkpoint
 from care_mm.engine.resume import read_state
-from care_mm.loading import read_checkpoint
 
 
 def start_ranks(

@@ -14,19 +14,14 @@ import torch
 from mmengine.config import Config
 from tiny_job import finish, settings, told
 
-from care_mm import storage
-from care_mm.engine import checkpointing
-from care_mm.engine.checkpointing import (
-    LAST,
-    AtomicBackend,
-    AtomicCheckpointHook,
-    check_room,
-    prepare_work_dir,
-)
+from care_mm import files
+from care_mm.checkpoint.reading import read_checkpoint
+from care_mm.engine.disk import check_room, prepare_work_dir
+from care_mm.engine.hooks import checkpoint as checkpointing
+from care_mm.engine.hooks.checkpoint import LAST, AtomicBackend, AtomicCheckpointHook
 from care_mm.engine.resume import find_resumable, holds_a_run, read_state, saved
 from care_mm.errors import InputError
-from care_mm.loading import read_checkpoint
-from care_mm.storage import PARTIAL
+from care_mm.files import PARTIAL
 
 WIDTH = 300_000  # a checkpoint of 5 MB
 
@@ -222,7 +217,7 @@ def test_published_file_is_named_by_its_hash(tmp_path: Path) -> None:
     keys = ["meta", "state_dict"]
     assert finish(tmp_path / "run", rounds=1, save_best=None, published_keys=keys) == 0
     (published,) = (tmp_path / "run").glob("epoch_1-*.pth")
-    assert published.stem.split("-")[1] == storage.sha256_of(published)[:8]
+    assert published.stem.split("-")[1] == files.sha256_of(published)[:8]
     assert sorted(read_checkpoint(published)) == keys
     assert not [file for file in (tmp_path / "run").iterdir() if file.name.startswith(".")]
 
@@ -255,7 +250,7 @@ def test_checkpoints_are_not_made_whole_in_memory(tmp_path: Path, monkeypatch) -
 
 
 def test_plain_hook_of_a_foreign_config_becomes_ours(tmp_path: Path) -> None:
-    from care_mm.engine.guards import GUARDS, ensure_guards
+    from care_mm.engine.hooks import GUARDS, ensure_guards
 
     config = Config(dict(default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=5))))
     ensure_guards(config)

@@ -29,7 +29,7 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from care_mm.engine.randomness import use_deterministic
+from care_mm.engine.hooks.randomness import use_deterministic
 from care_mm.engine.run import train
 from care_mm.errors import InputError
 

@@ -16,9 +16,10 @@ import torch
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
-from care_mm.checkpoint import convert_official, is_official, load_model
+from care_mm.checkpoint.matching import load_model
+from care_mm.checkpoint.names import convert_official, is_official
 from care_mm.complexity import count
-from care_mm.engine.config import load_config
+from care_mm.config import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TOLERANCE = 1e-6

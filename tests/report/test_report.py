@@ -14,7 +14,7 @@ from report.conftest import write_life
 
 from care_mm.errors import InputError
 from care_mm.report import read_run, write_report
-from care_mm.report.chart import HEIGHT, LEFT, MOST_POINTS, WIDTH, line_chart
+from care_mm.report.curves import HEIGHT, LEFT, MOST_POINTS, WIDTH, line_chart
 from care_mm.report.settings import settings
 from care_mm.report.worst import Judgement
 

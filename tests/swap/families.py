@@ -17,8 +17,8 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from care_mm.engine.config import find, without_pretrained
-from care_mm.swap.maps import build
+from care_mm.config import find, without_pretrained
+from care_mm.swap.probe import build
 
 ARCH = dict(
     depths=(1, 1, 1, 1),

@@ -12,14 +12,14 @@ from mmengine.structures import BaseDataElement, InstanceData
 from PIL import Image
 from untrained import CONFIGS, write_checkpoint
 
-from care_mm.datasets.shapes import ensure_shapes
-from care_mm.engine.config import load_config
-from care_mm.engine.inference import Predictor
+from care_mm.config import load_config
+from care_mm.datasets.shapes.layouts import ensure_shapes
 from care_mm.models.layers import LinearAttention
+from care_mm.predict.predictor import Predictor
 from care_mm.visualize import look
 from care_mm.visualize.attention import attention_map
 from care_mm.visualize.cam import Target, grad_cam
-from care_mm.visualize.look import energy_map
+from care_mm.visualize.view import energy_map
 
 
 @pytest.fixture(scope="module")

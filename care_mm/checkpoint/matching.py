@@ -1,0 +1,129 @@
+"""Compare the weights of a file with those of a model, and load them strictly."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from care_mm.checkpoint.reading import read_checkpoint, state_dict_of
+from care_mm.errors import InputError
+
+
+@dataclass(frozen=True)
+class Match:
+    """How the tensors of a file fit a model, as lists of keys.
+
+    Attributes:
+        total: Number of tensors in the model.
+        missing: In the model, not in the file.
+        unexpected: In the file, not in the model.
+        misshapen: In both, with another shape, or complex or integer where floats are needed.
+        not_finite: In the file, with NaN or infinity.
+    """
+
+    total: int
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    misshapen: tuple[str, ...] = ()
+    not_finite: tuple[str, ...] = ()
+
+    @classmethod
+    def compare(
+        cls, expected: Mapping[str, Tensor], state: Mapping[str, Tensor], finite: bool = False
+    ) -> Match:
+        """Compare a file with a model.
+
+        Args:
+            expected: The state dict of the model.
+            state: The state dict of the file.
+            finite: Also look for NaN and infinity in the file.
+        """
+        shared = [key for key in expected if key in state]
+        return cls(
+            total=len(expected),
+            missing=tuple(key for key in expected if key not in state),
+            unexpected=tuple(key for key in state if key not in expected),
+            misshapen=tuple(key for key in shared if not is_loadable(state[key], expected[key])),
+            not_finite=not_finite(state) if finite else (),
+        )
+
+    def refuse(self, message: str) -> None:
+        """Raise InputError with ``message`` and the first kind of mismatch, if there is any."""
+        kinds = {
+            "missing": self.missing,
+            "left over": self.unexpected,
+            "of another shape or kind": self.misshapen,
+            "not finite": self.not_finite,
+        }
+        for kind, keys in kinds.items():
+            if keys:
+                raise InputError(
+                    f"{message}: {len(keys)} tensors {kind} (the model has {self.total}), "
+                    f"the first is {keys[0]!r}"
+                )
+
+    def report_partial(self, path: str | Path) -> None:
+        """Log which tensors of the model stay random and which tensors of the file go unused."""
+        random = (*self.missing, *self.misshapen)
+        loaded = self.total - len(random)
+        lines = [f"--allow-partial: {loaded} of {self.total} tensors loaded from {path}"]
+        if random:
+            lines.append(f"  {len(random)} stay random: {', '.join(random)}")
+        if self.unexpected:
+            lines.append(f"  {len(self.unexpected)} unused: {', '.join(self.unexpected)}")
+        print_log("\n".join(lines), logger="current", level=logging.WARNING)
+
+
+def is_loadable(source: Tensor, target: Tensor) -> bool:
+    """Whether ``source`` can be copied into ``target``.
+
+    Other precisions can, and so can the counters of norms that were cast to floating point with
+    the rest of a model.
+    """
+    number = source.is_floating_point() or not (target.is_floating_point() or source.is_complex())
+    return source.shape == target.shape and number
+
+
+def not_finite(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return the keys of tensors with NaN or infinity."""
+    return tuple(key for key, value in state.items() if not torch.isfinite(value).all())
+
+
+def load_model(
+    model: nn.Module,
+    path: str | Path,
+    name: str = "the config's model",
+    allow_partial: bool = False,
+) -> dict:
+    """Load a whole model from a checkpoint that training wrote; every tensor has to match.
+
+    Args:
+        model: Loaded in place.
+        path: A file or URL.
+        name: How an error names the model.
+        allow_partial: Load the tensors that fit, and log which ones stay random.
+
+    Returns:
+        The checkpoint's ``meta`` (classes, config, iteration), empty if it has none.
+
+    Raises:
+        InputError: Missing, unreadable or unfitting file; with ``allow_partial``, a file of which
+            no tensor fits.
+    """
+    content = read_checkpoint(path)
+    state = state_dict_of(content, path)
+    match = Match.compare(model.state_dict(), state)
+    unfit = {*match.unexpected, *match.misshapen}
+    if allow_partial and len(unfit) < len(state):
+        match.report_partial(path)
+        state = {key: value for key, value in state.items() if key not in unfit}
+    else:
+        match.refuse(f"checkpoint {path} does not fit {name}")
+    model.load_state_dict(state, strict=not allow_partial)
+    return content.get("meta") or {}

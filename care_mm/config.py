@@ -1,0 +1,78 @@
+"""Read a config, and find or remove parts of it."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+
+from care_mm.errors import InputError
+
+
+def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Read a config file and merge ``--cfg-options`` into it.
+
+    Raises:
+        InputError: No such file, a file that does not parse, or an option for a part that no
+            config has.
+    """
+    path = Path(path)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise InputError(f"config {path}: no such file{hint}")
+    try:
+        config = Config.fromfile(path)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"config {path}: {type(error).__name__}: {reason}") from error
+    known = set(config) | set(inspect.signature(Runner.__init__).parameters)
+    for key in options or ():
+        top = key.split(".")[0]
+        if top not in known:
+            near = difflib.get_close_matches(top, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"--cfg-options {key}: {path} has no {top!r}{hint}")
+    if options:
+        try:
+            config.merge_from_dict(dict(options))
+        except (KeyError, TypeError, AssertionError) as error:
+            raise InputError(f"--cfg-options: {error}") from error
+    return config
+
+
+def find(node: Any, matches: Callable[[Mapping], bool]) -> Iterator[ConfigDict]:
+    """All dicts below ``node``, depth first, that match."""
+    if isinstance(node, Mapping):
+        if matches(node):
+            yield node
+        for value in node.values():
+            yield from find(value, matches)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from find(value, matches)
+
+
+def is_pretrained(node: Mapping) -> bool:
+    """Whether the dict is an ``init_cfg`` that loads a file."""
+    return node.get("type") == "Pretrained" and "checkpoint" in node
+
+
+def without_pretrained(node: Any) -> Any:
+    """The same config part with every ``init_cfg`` that loads a file taken out."""
+    if isinstance(node, Mapping):
+        kept = {}
+        for key, value in node.items():
+            if key == "init_cfg" and isinstance(value, Mapping) and is_pretrained(value):
+                continue
+            kept[key] = without_pretrained(value)
+        return type(node)(kept)
+    if isinstance(node, list | tuple):
+        items = [v for v in node if not (isinstance(v, Mapping) and is_pretrained(v))]
+        return type(node)(without_pretrained(v) for v in items)
+    return node

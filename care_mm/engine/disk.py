@@ -1,0 +1,90 @@
+"""Check before a run that its files can be written and the disk has room for them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from mmengine.runner import Runner
+
+from care_mm.errors import InputError
+from care_mm.files import PARTIAL
+
+MiB = 1 << 20
+
+
+def checkpoint_size(runner: Runner) -> int:
+    """Bytes of one checkpoint, from the model, its moving average and the kind of optimizer."""
+    model = sum(t.numel() * t.element_size() for t in runner.model.state_dict().values())
+    copies = 1 + sum(hasattr(hook, "ema_model") for hook in runner.hooks)
+    return model * copies + sum(_optimizer_sizes(runner))
+
+
+def _optimizer_sizes(runner: Runner) -> Iterator[int]:
+    wrappers = getattr(runner.optim_wrapper, "optim_wrappers", {"": runner.optim_wrapper}).values()
+    for wrapper in wrappers:
+        optimizer = wrapper.optimizer
+        per_value = 2  # Adam and its kin: two moments
+        if "momentum" in optimizer.defaults and "betas" not in optimizer.defaults:
+            per_value = int(optimizer.defaults["momentum"] != 0)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                yield per_value * parameter.numel() * parameter.element_size()
+
+
+def check_room(folder: Path, size: int, number: int) -> None:
+    """The disk takes ``number`` files of ``size`` bytes, besides what is there already.
+
+    Space is reserved for one of them and given back at once, which finds quotas and limits that
+    the free space does not show.
+
+    Raises:
+        InputError: It does not; says how much is needed and how much is free.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    there = sum(file.stat().st_size for file in folder.glob("*.pth"))
+    needed, free = max(size * number - there, size), shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{folder}: checkpoints need {needed / MiB:,.0f} MiB ({number} of {size / MiB:,.0f}) "
+            f"and {free / MiB:,.0f} MiB are free: make room, choose another --work-dir, or keep "
+            "fewer (default_hooks.checkpoint.max_keep_ckpts)"
+        )
+    if not hasattr(os, "posix_fallocate"):
+        return
+    probe = folder / f".probe{PARTIAL}"
+    try:
+        with probe.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise InputError(
+            f"{folder}: no room for a checkpoint of {size / MiB:,.0f} MiB ({error.strerror}): "
+            "a full disk, a quota or a limit on the size of files (ulimit -f)?"
+        ) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+
+
+def prepare_work_dir(folder: str | Path) -> None:
+    """Make the work dir and see that it takes files, before anything is built.
+
+    Raises:
+        InputError: A folder that cannot be made or written to, or a full disk.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}{PARTIAL}"
+        try:
+            probe.write_bytes(bytes(4096))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"--work-dir {folder}: cannot be written ({error.strerror or error}): is it read-only, "
+            "or the disk full?"
+        ) from error

@@ -1,0 +1,44 @@
+"""The hooks that keep a run safe, by their names in ``configs/_base_/runtime.py``."""
+
+from __future__ import annotations
+
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+
+# Importing them registers them.
+from care_mm.engine.hooks.checkpoint import AtomicCheckpointHook
+from care_mm.engine.hooks.data import DataGuardHook
+from care_mm.engine.hooks.finite import FiniteGuardHook
+from care_mm.engine.hooks.interrupt import InterruptHook
+from care_mm.engine.hooks.randomness import PlacedRandomnessHook
+from care_mm.engine.hooks.speed import FastBackboneHook as FastBackboneHook
+from care_mm.engine.hooks.weights import WeightsGuardHook
+
+GUARDS = {
+    "checkpoint": AtomicCheckpointHook,
+    "finite": FiniteGuardHook,
+    "data": DataGuardHook,
+    "randomness": PlacedRandomnessHook,
+    "weights": WeightsGuardHook,
+    "interrupt": InterruptHook,
+}
+
+
+def ensure_guards(config: Config) -> None:
+    """Give a config that does not inherit from ours the same hooks.
+
+    One that is ``None`` in ``default_hooks`` stays off. A checkpoint hook of another kind than
+    mmengine's stays as it is.
+    """
+    hooks = config.setdefault("default_hooks", ConfigDict())
+    custom = {hook.get("type") for hook in config.get("custom_hooks") or () if hasattr(hook, "get")}
+    for name, guard in GUARDS.items():
+        kind = guard.__name__
+        if name in hooks and hooks[name] is None:
+            print_log(f"default_hooks.{name} is None: the run goes without {kind}")
+            if name != "checkpoint":  # which mmengine would put back
+                del hooks[name]
+        elif name not in hooks and kind not in custom:
+            hooks[name] = dict(type=kind, interval=1) if name == "checkpoint" else dict(type=kind)
+    if (hooks.get("checkpoint") or {}).get("type") == "CheckpointHook":
+        hooks.checkpoint.type = "AtomicCheckpointHook"

@@ -1,0 +1,68 @@
+"""Load ImageNet weights into a backbone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mmengine.logging import print_log
+
+from care_mm.checkpoint.matching import Match, not_finite
+from care_mm.checkpoint.names import convert_official, is_official
+from care_mm.checkpoint.reading import other_weights, read_checkpoint, state_dict_of
+from care_mm.errors import InputError
+
+if TYPE_CHECKING:
+    from care_mm.models.backbone import CARETransformer
+
+
+def load_pretrained(backbone: CARETransformer, checkpoint: str, prefix: str | None = None) -> None:
+    """Load a checkpoint of ours or the authors' into a backbone, and log how much matched.
+
+    Every tensor of the backbone has to be in the file, except those in ``backbone.fresh_keys``;
+    heads and stages that the backbone does not have are ignored. If the file also holds a moving
+    average, the plain weights are used.
+
+    Args:
+        backbone: Loaded in place; untouched if the file is refused.
+        checkpoint: A path or a URL.
+        prefix: Prefix of the backbone's keys in the file; default: detected.
+
+    Raises:
+        InputError: Missing or unreadable file, or one that does not cover the backbone.
+    """
+    content = read_checkpoint(checkpoint)
+    state = state_dict_of(content, checkpoint)
+    if is_official(state):
+        try:
+            state = convert_official(state)
+        except InputError as error:
+            raise InputError(f"checkpoint {checkpoint}: {error}") from error
+    if prefix is None and any(key.startswith("backbone.") for key in state):
+        prefix = "backbone."
+    if prefix:
+        prefix = prefix.rstrip(".") + "."
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+    expected = backbone.state_dict()
+    match = Match.compare(expected, state)
+    shared = {key: state[key] for key in expected if key in state}
+    match = replace(
+        match,
+        missing=tuple(key for key in match.missing if key not in backbone.fresh_keys),
+        unexpected=tuple(key for key in match.unexpected if backbone.is_unexpected(key)),
+    )
+    message = (
+        f"checkpoint {checkpoint} does not fit this backbone (of another arch, or only one of the "
+        "two is deployed?)"
+    )
+    match.refuse(message)
+    replace(match, not_finite=not_finite(shared)).refuse(message)
+    backbone.load_state_dict(shared, strict=False)
+    fresh = len(expected) - len(shared)
+    print_log(
+        f"CARETransformer: {len(shared)} of {len(expected)} tensors loaded from {checkpoint}"
+        + other_weights(content)
+        + (f", {fresh} start fresh" if fresh else ""),
+        logger="current",
+    )
