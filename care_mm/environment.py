@@ -82,7 +82,7 @@ def broken(found: Mapping[str, str]) -> Iterator[str]:
     """Why care_mm cannot run with these versions, each with what to install."""
     at = {name: numbers(version) for name, version in found.items()}
     if at["python"] < (3, 10):
-        yield f"Python {found['python']} is too old: take 3.10 to 3.12"
+        yield f"Python {found['python']} is too old: take 3.10 to 3.14"
     if "torch" in at and at["torch"] < (2, 1):
         yield f"torch {found['torch']} is too old: pip install 'torch>=2.1'"
     elif "torch" in at and at["torch"] < (2, 3) and at.get("numpy", ()) >= (2,):

@@ -27,7 +27,7 @@ def test_what_works_is_let_in(found: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"python": "3.9.18"}, "Python 3.9.18 is too old: take 3.10 to 3.12"),
+        ({"python": "3.9.18"}, "Python 3.9.18 is too old: take 3.10 to 3.14"),
         ({"torch": "2.0.1"}, "torch 2.0.1 is too old: pip install 'torch>=2.1'"),
         ({"numpy": "2.0.0"}, "built for NumPy 1, not 2.0.0: pip install 'numpy<2'"),
         ({"mmcv": "1.7.2"}, "mmcv 1.7.2 is of the old generation"),

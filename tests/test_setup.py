@@ -42,7 +42,13 @@ DIRECT = [
     for lines in groups.values()
     for line in lines
 ]
-EXECUTABLES = [".ci/run", "tools/dist_train.sh", "tools/dist_test.sh", "tools/slurm_train.sh"]
+EXECUTABLES = [
+    ".ci/run",
+    "tools/dist_train.sh",
+    "tools/dist_test.sh",
+    "tools/mmcv_cxx.sh",
+    "tools/slurm_train.sh",
+]
 
 
 @pytest.mark.parametrize(("file", "direct"), DIRECT)
@@ -296,7 +302,10 @@ PYTHON = r"""
 echo "python $*" >> calls
 case "$*" in
 *__version__*) echo key ;;
-*"pip wheel"*) mkdir -p cache/care_mm/key.new && touch cache/care_mm/key.new/mmcv.whl ;;
+*__config__*) echo -std=c++20 ;;
+*"pip wheel"*)
+    echo "compiler $CXX $MMCV_CXX, $MMCV_CXXFLAGS, nvcc $NVCC_APPEND_FLAGS" >> calls
+    mkdir -p cache/care_mm/key.new && touch cache/care_mm/key.new/mmcv.whl ;;
 *zipfile*) echo mmcv/_ext.so ;;
 esac
 """
@@ -346,12 +355,21 @@ def test_set_up_says_what_failed(clone: Path, uv: str, env: dict, message: str) 
     assert not (clone / "cache/care_mm/key").exists()
 
 
+def test_mmcv_is_compiled_for_the_standard_of_torch(clone: Path) -> None:
+    """Without debug information, and through the wrapper around the user's compiler."""
+    done = make(clone, "setup", MAKE_VENV, CXX="c++ -v")
+    assert done.returncode == 0, done.stderr
+    (line,) = re.findall("^compiler .*", (clone / "calls").read_text(), re.MULTILINE)
+    assert line == "compiler mmcv_cxx.sh c++ -v, -g0 -std=c++20, nvcc -std=c++20"
+    assert not (clone / ".venv/header").exists()
+
+
 def test_set_up_without_a_python_in_range(clone: Path) -> None:
-    for name in ("python3.12", "python3.11", "python3.10", "python3"):
+    for name in ("python3.14", "python3.13", "python3.12", "python3.11", "python3.10", "python3"):
         write_executable(clone / "bin" / name, "exit 1")
     done = make(clone, "setup", PYTHON="no-such-python")
     assert done.returncode != 0
-    assert "is Python 3.10 to 3.12: install one" in done.stderr
+    assert "is Python 3.10 to 3.14: install one" in done.stderr
     assert not (clone / ".venv").exists()
 
 
@@ -359,3 +377,92 @@ def test_every_target_has_help(clone: Path) -> None:
     listed = re.findall(r"^  make (\S+) +\S", make(clone, "help").stdout, re.MULTILINE)
     phony = re.search(r"^\.PHONY: (.*)$", (clone / "Makefile").read_text(), re.MULTILINE)
     assert listed == phony[1].split()
+
+
+# The wrapper around the compiler, which compiles a tiny stand-in for torch's header
+
+WRAPPER = ROOT / "tools/mmcv_cxx.sh"
+# Note each call, then compile.
+NOTING = 'printf "%s\\n" "$*" >> "${0%/*}/calls"; exec c++ "$@"'
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    """A folder with two source files, the header, and a compiler that notes its calls."""
+    if not (shutil.which("c++") and shutil.which("flock")):
+        pytest.skip("needs a C++ compiler and flock")
+    (tmp_path / "include/torch").mkdir(parents=True)
+    (tmp_path / "include/torch/types.h").write_text("#pragma once\ninline int two() { return 2; }")
+    for name in ("a", "b"):
+        source = "#include <torch/types.h>\n" + f"int {name}() {{ return two(); }}\n"
+        (tmp_path / f"{name}.cpp").write_text(source)
+    write_executable(tmp_path / "noting", NOTING)
+    (tmp_path / "header").mkdir()
+    return tmp_path
+
+
+def start(build: Path, *args: str, **env: str) -> subprocess.Popen:
+    env = {
+        "PATH": os.environ["PATH"],
+        "MMCV_CXX": f"{build}/noting",
+        "MMCV_HEADER": f"{build}/header",
+        **env,
+    }
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [WRAPPER, *args], cwd=build, env=env, stdout=pipe, stderr=pipe, text=True
+    )
+
+
+def compiling(name: str) -> list[str]:
+    """The command line that torch's build extension has ninja run."""
+    flags = ["-MMD", "-MF", f"{name}.o.d", "-g", "-O3", "-Iinclude", "-c", "-c", f"{name}.cpp"]
+    return [*flags, "-o", f"{name}.o", "-std=c++17"]
+
+
+def calls_of(build: Path) -> list[str]:
+    return (build / "calls").read_text().splitlines()
+
+
+def test_the_header_is_precompiled_once(build: Path) -> None:
+    options = {"MMCV_CXXFLAGS": "-g0 -std=c++20 -H"}  # -H lists the headers that are used
+    both = [start(build, *compiling(name), **options) for name in ("a", "b")]
+    outputs = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    made, *compiled = calls_of(build)
+    header = f"{build}/header/torch_types.h"
+    flags = "-g -O3 -Iinclude -std=c++17 -g0 -std=c++20 -H"
+    assert made == f"{flags} -x c++-header {header} -o {header}.gch"
+    expected = [" ".join([*compiling(n), f"-g0 -std=c++20 -H -include {header}"]) for n in "ab"]
+    assert sorted(compiled) == expected
+    for name, output in zip("ab", outputs, strict=True):
+        assert (build / f"{name}.o").is_file()
+        if "Free Software" in subprocess.check_output(["c++", "--version"], text=True):
+            assert f"! {header}.gch" in output  # as GCC marks a precompiled header in use
+
+
+def test_a_header_that_does_not_compile_is_done_without(build: Path) -> None:
+    refuse = '[[ "$*" != *c++-header* ]] || { echo no >&2; exit 1; }'
+    write_executable(build / "noting", f"{refuse}\n{NOTING}")
+    for name in ("a", "b"):
+        process = start(build, *compiling(name))
+        assert process.communicate() == ("", "")
+        assert process.returncode == 0
+    assert calls_of(build) == [" ".join(compiling("a")), " ".join(compiling("b"))]
+
+
+def test_an_error_in_a_source_is_the_compilers(build: Path) -> None:
+    (build / "a.cpp").write_text("int a() { return }\n")
+    process = start(build, *compiling("a"))
+    assert process.communicate()[1].count("a.cpp:1:18: error:") == 1
+    assert process.returncode != 0
+
+
+def test_linking_goes_through_unchanged(build: Path) -> None:
+    """The compiler may be two words, as with ccache."""
+    write_executable(build / "noting", 'printf "%s\\n" "$@"; exit 3')
+    args = ["-shared", "a b.o", "-o", "c.so"]
+    process = start(build, *args, MMCV_CXX=f"{build}/noting g++", MMCV_CXXFLAGS="-g0")
+    assert process.communicate()[0].splitlines() == ["g++", *args]
+    assert process.returncode == 3
+    assert not any((build / "header").iterdir())
