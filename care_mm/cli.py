@@ -6,7 +6,6 @@ import argparse
 import functools
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -14,15 +13,9 @@ import torch
 from mmengine.config import DictAction
 
 from care_mm.checkpoint.reading import trusting
-from care_mm.errors import InputError
+from care_mm.errors import explain
 
 Main = Callable[[Sequence[str] | None], None]
-
-
-def _built_from_config(error: BaseException) -> bool:
-    """Whether the error came out of building something that a config describes."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_code.co_name == "build_from_cfg" for frame, _ in frames)
 
 
 def command(main: Main) -> Main:
@@ -40,10 +33,10 @@ def command(main: Main) -> Main:
             _say("interrupted")
             sys.exit(130)
         except Exception as error:
-            bad_input = isinstance(error, InputError) or _built_from_config(error)
-            if not bad_input or os.environ.get("CARE_MM_TRACEBACK") == "1":
+            line = explain(error)
+            if line is None or os.environ.get("CARE_MM_TRACEBACK") == "1":
                 raise
-            _say(" ".join(str(error).split()) or type(error).__name__)
+            _say(line)
             sys.exit(2)
 
     return run
@@ -123,3 +116,21 @@ def _device(name: str) -> str:
         reason = " ".join(str(error).split()).split(": ")[0]
         raise argparse.ArgumentTypeError(f"{name}: {reason}") from error
     return name
+
+
+# Results
+
+
+def text_table(rows: Sequence[Sequence[str]], markdown: bool = False) -> str:
+    """Format rows, heading first, as aligned text or a Markdown table; leave out empty columns."""
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    if markdown:
+        lines = [list(row) for row in zip(*columns, strict=True)]
+        lines.insert(1, ["---"] * len(columns))
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for name, *figures in zip(*columns, strict=True):
+        cells = [cell.rjust(width) for cell, width in zip(figures, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *cells]))
+    return "\n".join(lines)

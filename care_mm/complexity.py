@@ -17,6 +17,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 from torch import nn
 
+from care_mm.cli import text_table as table  # noqa: F401  until its users import it from cli
 from care_mm.errors import InputError
 
 # Modules whose children are parts of their own; any other child of the model is one part.
@@ -205,18 +206,3 @@ def growth_rows(complexities: Sequence[Complexity]) -> list[list[str]]:
 
 def _figures(part: Part) -> list[str]:
     return [f"{part.parameters:,}", f"{part.macs / 1e9:.4f}", f"{part.products / 1e9:.4f}"]
-
-
-def table(rows: Sequence[Sequence[str]], markdown: bool = False) -> str:
-    """Rows, heading first, as aligned text or as a Markdown table; empty columns are left out."""
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    if markdown:
-        lines = [list(row) for row in zip(*columns, strict=True)]
-        lines.insert(1, ["---"] * len(columns))
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    widths = [max(map(len, column)) for column in columns]
-    lines = []
-    for name, *figures in zip(*columns, strict=True):
-        cells = [cell.rjust(width) for cell, width in zip(figures, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *cells]))
-    return "\n".join(lines)
