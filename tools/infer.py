@@ -1,4 +1,4 @@
-"""Predict on images and videos: each with the predictions drawn in, and all in predictions.json.
+"""Predict on images and videos: draw the predictions and list them in predictions.json.
 
 Example:
     python tools/infer.py configs/maskrcnn_care_s1_coco.py epoch_12.pth photos/ --out-dir results
@@ -19,19 +19,26 @@ from care_mm.predict.predictor import Predictor
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = cli.new_parser(__doc__)
     cli.add_config_arguments(parser)
     cli.add_checkpoint_arguments(parser)
     parser.add_argument(
-        "inputs", nargs="+", metavar="IMAGE|VIDEO|FOLDER", help="what to predict on"
+        "inputs", nargs="+", metavar="IMAGE|VIDEO|FOLDER", help="files to predict on"
     )
-    parser.add_argument("--out-dir", required=True, metavar="DIR", help="where results go")
-    parser.add_argument("--score-thr", type=float, default=0.3, help="draw detections above it")
+    parser.add_argument("--out-dir", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="each N-th frame of a video; default: 1"
+        "--score-thr", type=float, default=0.3, help="do not draw detections below this score"
     )
     parser.add_argument(
-        "--frames", action="store_true", help="write a video's frames as pictures, not as a video"
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="predict on every N-th frame of a video (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--frames", action="store_true", help="write a video's frames as images, not as a video"
     )
     cli.add_device_argument(parser)
     return parser.parse_args(argv)
@@ -39,6 +46,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     args = parse_args(argv)
     if args.every < 1:
         raise InputError(f"--every {args.every}: must be 1 or more")

@@ -1,8 +1,8 @@
-"""Predictions on images and frames, whatever the task: the config decides."""
+"""Predict on images and frames with the model of a config of any task."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +15,25 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 from care_mm.config import without_pretrained
-from care_mm.errors import InputError
+from care_mm.errors import InputError, one_line
 from care_mm.export.stand_in import load_weights
 from care_mm.predict.draw import draw, offline_visualizer
+from care_mm.tasks import Task, task_of_sample
 
 
 class Predictor:
     """A model in evaluation mode together with its test pipeline and visualizer.
 
     Args:
-        config: Of any task; its test pipeline is used without the steps that read annotations.
-        checkpoint: What training or export wrote.
-        device: Where to run; the GPU if there is one.
-        allow_partial: Load what fits the model, and list what stays random.
+        config: A config of any task; its test pipeline is used without the steps that read
+            annotations.
+        checkpoint: A checkpoint or an exported file.
+        device: The device to run on; by default the GPU if there is one.
+        allow_partial: Load the tensors that fit the model and list those that stay random.
 
     Raises:
-        InputError: A checkpoint that cannot be read or does not fit the model.
+        InputError: The checkpoint cannot be read or does not fit the model, or the test pipeline
+            does not start by loading an image.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class Predictor:
         self.visualizer = offline_visualizer(config, self.dataset_meta)
 
     def read(self, path: Path) -> dict[str, Any]:
-        """What the test pipeline loads from one image file.
+        """Load an image file with the first step of the test pipeline.
 
         Raises:
             InputError: The file cannot be read as an image.
@@ -63,71 +66,72 @@ class Predictor:
                 image.load()
             return self.load({"img_path": str(path), "img_id": 0})
         except Exception as error:
-            raise InputError(f"image {path}: cannot be read ({error})") from error
+            raise InputError(f"image {path}: cannot be read ({one_line(error)})") from error
 
     @staticmethod
     def read_frame(frame: np.ndarray, name: str) -> dict[str, Any]:
-        """The same for an (H, W, 3) uint8 BGR frame."""
+        """Return what :meth:`read` returns for an (H, W, 3) uint8 BGR frame."""
         size = frame.shape[:2]
         return {"img": frame, "img_path": name, "img_id": 0, "img_shape": size, "ori_shape": size}
 
     def prepare(self, loaded: Mapping[str, Any]) -> dict[str, Any]:
-        """A batch of one for the model, from what :meth:`read` or :meth:`read_frame` gave.
+        """Return a batch of one for the model, from the result of :meth:`read`.
 
         Raises:
-            InputError: A step of the pipeline does not take the image.
+            InputError: A step of the pipeline rejects the image.
         """
         try:
             return pseudo_collate([self.pipeline(dict(loaded))])
         except Exception as error:
-            raise InputError(f"image {loaded['img_path']}: {error}") from error
+            raise InputError(f"image {loaded['img_path']}: {one_line(error)}") from error
 
     @torch.no_grad()
     def __call__(self, loaded: Mapping[str, Any]) -> Any:
-        """The task's data sample for one image, with predictions at the image's own size.
+        """Return the data sample of one image, with predictions at the image's original size.
 
         Raises:
             InputError: As :meth:`prepare`.
         """
         return self.model.test_step(self.prepare(loaded))[0]
 
-    def picture(self, loaded: Mapping[str, Any], sample: Any, score_thr: float = 0.3) -> np.ndarray:
-        """The image with its predictions drawn in, (H, W, 3) uint8 RGB."""
+    def draw(self, loaded: Mapping[str, Any], sample: Any, score_thr: float = 0.3) -> np.ndarray:
+        """Return the image with its predictions, (H, W, 3) uint8 RGB."""
         image = np.atleast_3d(loaded["img"])[..., ::-1]  # BGR, or one channel
         image = np.broadcast_to(image, (*image.shape[:2], 3)).astype(np.uint8)
         return draw(self.visualizer, image, sample, score_thr=score_thr)
 
     def record(self, sample: Any) -> dict[str, Any]:
-        """The predictions as plain numbers, for JSON.
+        """Return the predictions as plain numbers, for JSON.
 
         Detection: ``instances`` with ``label``, ``class``, ``score``, ``bbox`` (x1, y1, x2, y2 in
-        pixels) and ``mask`` (COCO RLE). Segmentation: ``classes``, share of the pixels by class.
+        pixels) and ``mask`` (COCO RLE). Segmentation: ``classes``, the share of pixels per class.
         Classification: ``label``, ``class``, ``score``.
         """
-        classes = self.dataset_meta.get("classes") or ()
-
-        def name(label: int) -> str:
-            return str(classes[label]) if label < len(classes) else str(label)
-
-        if "pred_instances" in sample:
-            return {"instances": list(_instances(sample.pred_instances.cpu().numpy(), name))}
-        if "pred_sem_seg" in sample:
+        task = task_of_sample(sample)
+        if task is Task.DETECTION:
+            instances = sample.pred_instances.cpu().numpy()
+            return {"instances": list(_instances(instances, self._class_name))}
+        if task is Task.SEGMENTATION:
             labels = sample.pred_sem_seg.data.cpu().numpy()
             values, counts = np.unique(labels, return_counts=True)
             shares = zip(values.tolist(), (counts / labels.size).tolist(), strict=True)
-            return {"classes": {name(label): round(share, 4) for label, share in shares}}
+            return {"classes": {self._class_name(label): round(s, 4) for label, s in shares}}
         label = int(sample.pred_label.item())
         score = float(sample.pred_score[label])
-        return {"label": label, "class": name(label), "score": round(score, 4)}
+        return {"label": label, "class": self._class_name(label), "score": round(score, 4)}
+
+    def _class_name(self, label: int) -> str:
+        classes = self.dataset_meta.get("classes") or ()
+        return str(classes[label]) if label < len(classes) else str(label)
 
 
-def _instances(instances: Any, name: Any) -> Iterator[dict[str, Any]]:
+def _instances(instances: Any, class_name: Callable[[int], str]) -> Iterator[dict[str, Any]]:
     for i, (label, score, box) in enumerate(
         zip(instances.labels, instances.scores, instances.bboxes, strict=True)
     ):
         record = {
             "label": int(label),
-            "class": name(int(label)),
+            "class": class_name(int(label)),
             "score": round(float(score), 4),
             "bbox": [round(float(v), 2) for v in box],
         }

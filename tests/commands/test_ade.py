@@ -103,4 +103,4 @@ def test_inference_gives_a_picture_and_shares_of_classes(
     assert len(records) == 3
     for name, record in records.items():
         assert sum(record["classes"].values()) == pytest.approx(1, abs=1e-2)
-        assert (folder / "results" / "pictures" / f"{name}.png").is_file()
+        assert (folder / "results" / "images" / f"{name}.png").is_file()

@@ -117,4 +117,4 @@ def test_inference_on_a_folder_names_the_file_that_is_no_image(
     records = json.loads((folder / "results" / "predictions.json").read_text())
     assert len(records) == 3
     for name in records:
-        assert (folder / "results" / "pictures" / f"{name}.png").is_file()
+        assert (folder / "results" / "images" / f"{name}.png").is_file()
