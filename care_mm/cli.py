@@ -1,4 +1,4 @@
-"""What the commands in ``tools/`` share: arguments, exit status, and errors in one line."""
+"""Shared parts of the commands in ``tools/``: exit status, arguments, text tables."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import torch
 from mmengine.config import DictAction
 
 from care_mm.checkpoint.reading import trusting
-from care_mm.errors import explain
+from care_mm.errors import explain, one_line
 
 Main = Callable[[Sequence[str] | None], None]
 
 
 def command(main: Main) -> Main:
-    """Decorate ``main(argv)``: status 0 on success, 2 and one line for bad input.
+    """Decorate ``main(argv)``: exit with status 0 on success, with 2 and one line for bad input.
 
-    Errors raised while building what the config describes count as bad input. Anything else is a
-    bug or an accident: traceback and status 1. ``CARE_MM_TRACEBACK=1`` shows every traceback.
+    :data:`care_mm.errors.EXPLANATIONS` defines bad input. Any other error is a bug or an accident
+    and exits with a traceback and status 1. ``CARE_MM_TRACEBACK=1`` shows every traceback.
     """
 
     @functools.wraps(main)
@@ -51,57 +51,57 @@ def _say(message: str) -> None:
 
 
 def new_parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose ``--help`` begins with the command's docstring, line by line as it is."""
+    """Return a parser whose ``--help`` starts with the docstring of the command, unwrapped."""
     return argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """A config file, and options that change it."""
+    """Add the config file and ``--cfg-options``."""
     parser.add_argument("config", help="config file")
     add_config_options(parser)
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """``--cfg-options`` alone."""
+    """Add ``--cfg-options``."""
     parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="K=V", help="override the config"
+        "--cfg-options", nargs="+", action=DictAction, metavar="K=V", help="override config values"
     )
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """A checkpoint for the config's model, and how much is asked of it."""
-    parser.add_argument("checkpoint", help="what training wrote")
+    """Add the checkpoint argument, and how strictly it must match."""
+    parser.add_argument("checkpoint", help="checkpoint of the config's model")
     parser.add_argument(
-        "--allow-partial", action="store_true", help="load what fits, and list what stays random"
+        "--allow-partial", action="store_true", help="load what fits, and list the rest"
     )
     add_trust_argument(parser)
 
 
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:
-    """``--trust-checkpoint``; see :func:`trust_of`."""
+    """Add ``--trust-checkpoint``; see :func:`trust_of`."""
     parser.add_argument(
         "--trust-checkpoint",
         action="store_true",
-        help="read checkpoints that are refused for what they hold; that can run any program in "
-        "them: for files of people whom you would let use this account",
+        help="load checkpoints that the safe reader rejects; this can execute code in the file, so "
+        "use it only for sources you trust",
     )
 
 
 def trust_of(args: argparse.Namespace) -> AbstractContextManager:
-    """The context in which a command with ``--trust-checkpoint`` reads checkpoints."""
+    """Return the context in which a command with ``--trust-checkpoint`` reads checkpoints."""
     return trusting() if args.trust_checkpoint else nullcontext()
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where a run writes and in how many processes; for ``engine.config.from_arguments``."""
-    parser.add_argument("--work-dir", help="logs and checkpoints; default: work_dirs/<config>")
+    """Add ``--work-dir`` and ``--launcher``; :mod:`care_mm.engine.options` reads them."""
+    parser.add_argument("--work-dir", help="folder of the run; default: work_dirs/<config>")
     parser.add_argument("--launcher", choices=("none", "pytorch", "slurm"), default="none")
 
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
-    """``--device``, tried while the arguments are read; ``None`` where it is not given."""
+    """Add ``--device``, validated while parsing; ``None`` if omitted."""
     parser.add_argument(
         "--device",
         type=_device,
@@ -113,7 +113,7 @@ def _device(name: str) -> str:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:  # the latter in a torch without CUDA
-        reason = " ".join(str(error).split()).split(": ")[0]
+        reason = one_line(error).split(": ")[0]
         raise argparse.ArgumentTypeError(f"{name}: {reason}") from error
     return name
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,32 +10,35 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
-from care_mm.errors import InputError
+from care_mm.errors import InputError, did_you_mean, one_line
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config file and merge ``--cfg-options`` into it.
 
+    Args:
+        path: The config file.
+        options: Dotted key -> value.
+
     Raises:
-        InputError: No such file, a file that does not parse, or an option for a part that no
-            config has.
+        InputError: There is no such file, the file does not parse, or an option starts with a key
+            that is neither in the config nor an argument of mmengine's Runner.
     """
     path = Path(path)
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        siblings = [file.name for file in path.parent.glob("*.py")]
+        hint = did_you_mean(path.name, siblings, lambda name: str(path.parent / name))
         raise InputError(f"config {path}: no such file{hint}")
     try:
         config = Config.fromfile(path)
     except Exception as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"config {path}: {type(error).__name__}: {reason}") from error
+        reason = f"{type(error).__name__}: {one_line(str(error))}"
+        raise InputError(f"config {path}: {reason}") from error
     known = set(config) | set(inspect.signature(Runner.__init__).parameters)
     for key in options or ():
         top = key.split(".")[0]
         if top not in known:
-            near = difflib.get_close_matches(top, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(top, known)
             raise InputError(f"--cfg-options {key}: {path} has no {top!r}{hint}")
     if options:
         try:
@@ -47,7 +49,7 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
 
 
 def find(node: Any, matches: Callable[[Mapping], bool]) -> Iterator[ConfigDict]:
-    """All dicts below ``node``, depth first, that match."""
+    """Yield the dicts in ``node`` that match, depth first, ``node`` itself included."""
     if isinstance(node, Mapping):
         if matches(node):
             yield node
@@ -64,7 +66,7 @@ def is_pretrained(node: Mapping) -> bool:
 
 
 def without_pretrained(node: Any) -> Any:
-    """The same config part with every ``init_cfg`` that loads a file taken out."""
+    """Return a copy of a config part without any ``init_cfg`` that loads a file."""
     if isinstance(node, Mapping):
         kept = {}
         for key, value in node.items():

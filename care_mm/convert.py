@@ -1,4 +1,4 @@
-"""Conversion of files: the authors' ImageNet classifier under our names, or ours under theirs."""
+"""Convert files of the ImageNet classifier from the authors' key names to ours, or back."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from care_mm.checkpoint.names import (
 from care_mm.checkpoint.reading import local_file, other_weights, read_checkpoint, state_dict_of
 from care_mm.checkpoint.writing import SAFETENSORS, serialise
 from care_mm.environment import __version__
-from care_mm.errors import InputError
+from care_mm.errors import InputError, refuse_existing
 from care_mm.files import sha256_of, write_bytes
 from care_mm.models.arch import ARCHS
 from care_mm.models.backbone import CARETransformer
 from care_mm.models.head import HeadBranch
 
-# A tensor that every block has; its length is the width of the block's memory.
+# A tensor that every block has; its first dimension is the number of memory channels.
 _LOCAL_BRANCH = re.compile(r"backbone\.stages\.(\d+)\.blocks\.(\d+)\.token_mixer\.local3\.weight")
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What :func:`convert_file` did.
+    """The result of :func:`convert_file`.
 
-    Args:
-        arch: The size that was found.
-        path: The file written.
-        sha256: Of that file, 64 hex digits.
-        num_keys: Tensors in it.
-        num_parameters: Their numbers without the norms' running statistics.
-        num_classes: Of each head.
-        others: Names a second set of weights in the source; empty when there is none.
+    Attributes:
+        arch: Detected size: ``'s0'``, ``'s1'`` or ``'s2'``.
+        path: The written file.
+        sha256: SHA-256 of the file, as 64 hex digits.
+        num_keys: Number of tensors.
+        num_parameters: Number of parameters, without the running statistics of the norms.
+        num_classes: Number of classes of each head.
+        others: Log suffix that names a second set of weights in the source, or empty.
     """
 
     arch: str
@@ -58,16 +58,15 @@ class Conversion:
 
 
 def _check_target(source: Path, target: Path) -> None:
-    """Raises InputError unless ``target`` is a folder, or a new file in one."""
+    """Raise InputError unless ``target`` is a folder, or a new file in an existing folder."""
     if target.is_dir():
         return
     if target.exists() and target.samefile(source):
         raise InputError(f"{target}: is the file to convert, choose another name")
-    if target.exists():
-        raise InputError(f"{target}: exists already, choose another name")
+    refuse_existing(target)
     if target.suffix not in (".pth", SAFETENSORS):
         raise InputError(
-            f"{target}: is no folder, and the name of a file has to end in .pth or {SAFETENSORS}"
+            f"{target}: is not a folder, and a file name has to end in .pth or {SAFETENSORS}"
         )
     if not target.parent.is_dir():
         raise InputError(f"{target}: the folder {target.parent} does not exist")
@@ -80,37 +79,36 @@ def convert_file(
     ema: bool = False,
     official: bool = False,
 ) -> Conversion:
-    """Convert the authors' ImageNet classifier to our names, or ours to theirs.
+    """Convert a complete ImageNet classifier from the authors' key names to ours, or back.
 
     Args:
-        source: A file or URL of one of them, in any form that :func:`state_dict_of` takes.
-        target: A new ``.pth`` or ``.safetensors`` file, or a folder, in which the file gets a name
-            with its size and the first eight digits of its SHA-256.
-        arch: Refuse another size than this.
+        source: A file or URL of a classifier, in any form that :func:`state_dict_of` accepts.
+        target: A new ``.pth`` or ``.safetensors`` file, or a folder. In a folder, the file is
+            named by the size of the model and the first eight digits of its SHA-256.
+        arch: Refuse any size but this one.
         ema: As in :func:`state_dict_of`.
-        official: From our names to the authors'.
+        official: Convert from our names to the authors'.
 
     Raises:
-        InputError: A source that is damaged, holds code, is not the weights of a whole CARE
-            classifier or has them in the wanted form already; a target that exists or cannot be
-            written.
+        InputError: The source is damaged, holds code, is not a complete CARE classifier or has the
+            requested names already, or the target exists or cannot be written.
     """
     file, target = local_file(source), Path(target).expanduser()
     _check_target(file, target)
     content = read_checkpoint(file)
     state = state_dict_of(content, source, ema)
     try:
-        ours, found = _named_and_sized(state, official)
+        ours, detected = _read_classifier(state, official)
     except InputError as error:
         raise InputError(f"checkpoint {source}: {error}") from error
-    if arch is not None and arch != found:
-        raise InputError(f"checkpoint {source}: holds the weights of {found}, not {arch}")
+    if arch is not None and arch != detected:
+        raise InputError(f"checkpoint {source}: holds the weights of {detected}, not {arch}")
 
-    # Copies: a tensor that is a view would bring along all that it views.
+    # torch.save writes the whole storage behind a view, so write copies.
     new = {k: v.detach().clone() for k, v in (to_official(ours) if official else ours).items()}
     num_classes = num_classes_of(ours)
     meta = dict(
-        arch=found,
+        arch=detected,
         source=file.name,
         source_sha256=sha256_of(file),
         num_keys=len(new),
@@ -121,27 +119,28 @@ def convert_file(
     data = serialise(dict(state_dict=new, meta=meta), suffix)
     sha256 = hashlib.sha256(data).hexdigest()
     if target.is_dir():
-        target /= f"care_{found}_{'official' if official else 'in1k'}-{sha256[:8]}{suffix}"
+        target /= f"care_{detected}_{'official' if official else 'in1k'}-{sha256[:8]}{suffix}"
     write_bytes(data, target, overwrite=False)
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     num_parameters = sum(v.numel() for k, v in new.items() if not k.endswith(statistics))
     return Conversion(
-        found, target, sha256, len(new), num_parameters, num_classes, other_weights(content, ema)
+        detected, target, sha256, len(new), num_parameters, num_classes, other_weights(content, ema)
     )
 
 
-def _named_and_sized(state: Mapping[str, Tensor], official: bool) -> tuple[StateDict, str]:
-    """The state dict to convert under our names, and its size.
+def _read_classifier(state: Mapping[str, Tensor], official: bool) -> tuple[StateDict, str]:
+    """Return the state dict under our names, and its size.
 
     Raises:
-        InputError: Not a whole CARE classifier, one with NaN in it, or nothing to convert.
+        InputError: The weights are not a complete CARE classifier, hold NaN or infinity, or have
+            the requested names already.
     """
-    theirs = is_official(state)
-    if theirs and official:
+    has_official_names = is_official(state)
+    if has_official_names and official:
         raise InputError("has the authors' names already")
     if is_ours(state) and not official:
-        raise InputError("has our names already and loads as it is (--to-official gives theirs)")
-    state = convert_official(state) if theirs else dict(state)
+        raise InputError("has our names already and loads as it is (--to-official converts back)")
+    state = convert_official(state) if has_official_names else dict(state)
     arch = detect_arch(state)
     Match(len(state), not_finite=not_finite(state)).refuse("its weights hold NaN or infinity")
     return state, arch
@@ -150,14 +149,15 @@ def _named_and_sized(state: Mapping[str, Tensor], official: bool) -> tuple[State
 def detect_arch(state_dict: Mapping[str, Tensor]) -> str:
     """Return the size (``'s0'``, ``'s1'`` or ``'s2'``) of a complete classifier.
 
-    The number and width of the blocks tell the size; all keys and shapes are then compared with
-    the published model of that size.
+    The published size with the most similar number and width of blocks is compared with the
+    weights, key by key and shape by shape.
 
     Args:
-        state_dict: Under our keys or the authors', with both heads, for any number of classes.
+        state_dict: Weights under our keys or the authors', with both heads, for any number of
+            classes.
 
     Raises:
-        InputError: Keys left over or missing, other shapes, or another model altogether.
+        InputError: Keys are missing or left over, shapes differ, or it is another model.
     """
     if is_official(state_dict):
         state_dict = convert_official(state_dict)
@@ -170,13 +170,13 @@ def detect_arch(state_dict: Mapping[str, Tensor]) -> str:
         raise InputError(f"not the weights of a CARE classifier (keys: {list(state_dict)[:3]})")
     arch = min(ARCHS, key=lambda name: len(_blocks_of(name) ^ blocks))
     Match.compare(_classifier_layout(arch, num_classes_of(state_dict)), state_dict).refuse(
-        f"not the weights of a whole CARE classifier, of which {arch} is the closest"
+        f"not the weights of a complete CARE classifier ({arch} is the closest)"
     )
     return arch
 
 
 def _blocks_of(arch: str) -> set[tuple[int, int, int]]:
-    """Return (stage, block, width of the memory) of each block."""
+    """Return (stage, block, memory channels) of each block."""
     stages = enumerate(zip(ARCHS[arch].depths, ARCHS[arch].mem_dims, strict=True))
     return {(stage, block, dim) for stage, (depth, dim) in stages for block in range(depth)}
 

@@ -1,8 +1,7 @@
-"""The environment: versions known to break, and checks of what is installed.
+"""Checks of the installed packages: versions known to break, and whether they import.
 
-The versions are checked when care_mm is imported, from package metadata, before anything else is
-imported. The module imports the standard library only, so that its message appears even if nothing
-else imports.
+Versions are checked when care_mm is imported, from package metadata, before anything else is
+imported. Standard library only, so that the message appears even if nothing else imports.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from importlib import metadata
 from importlib.util import find_spec
 
 __version__ = "0.1.0"
-# The maintained forks and the originals have the same import names.
+# Import name -> distributions that provide it: the maintained fork, then the originals.
 DISTRIBUTIONS = {
     "mmengine": ("onedl-mmengine", "mmengine", "mmengine-lite"),
     "mmcv": ("onedl-mmcv", "mmcv", "mmcv-lite", "mmcv-full"),
@@ -26,14 +25,14 @@ DISTRIBUTIONS = {
     "mmseg": ("onedl-mmsegmentation", "mmsegmentation"),
     "mmpretrain": ("onedl-mmpretrain", "mmpretrain"),
 }
-# What to install where a package that care_mm imports is missing.
+# Packages that care_mm imports -> what to install if one is missing.
 NEEDED = {
     "torch": "torch>=2.1",
     "numpy": "numpy",
     "mmengine": "onedl-mmengine (or mmengine==0.10.7)",
     "mmcv": "onedl-mmcv (or mmcv==2.1.0), after torch and with --no-build-isolation",
 }
-# The oldest versions that the code is written for.
+# Oldest supported versions.
 REQUIRED = {
     "numpy": "1.22",
     "torch": "2.1",
@@ -50,99 +49,104 @@ OPTIONAL = {
     "timm": "1.0.9",
 }
 FIX = "run `make setup`, or see docs/install.md"
-ANYWAY = "CARE_MM_ANY_VERSION"  # set to 1 to import whatever is installed
+ANYWAY = "CARE_MM_ANY_VERSION"  # set to 1 to skip the check on import
 
 
 def distributions_of(name: str) -> dict[str, str]:
-    """Installed distributions that bring the package ``name``, with their versions."""
-    found = {}
+    """Return the installed distributions that provide ``name``, with their versions."""
+    versions = {}
     for distribution in DISTRIBUTIONS.get(name, (name,)):
         try:
-            found[distribution] = metadata.version(distribution)
+            versions[distribution] = metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def installed() -> dict[str, str]:
-    """Version by name of what is known here; packages without metadata are left out."""
-    found = {"python": platform.python_version()}
+    """Return name -> version of Python and the known packages; no entry without metadata."""
+    versions = {"python": platform.python_version()}
     for name in (*NEEDED, *DISTRIBUTIONS):
         for version in distributions_of(name).values():
-            found.setdefault(name, version)
-    return found
+            versions.setdefault(name, version)
+    return versions
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """``'2.11.0+cu130'`` -> ``(2, 11, 0)``."""
+    """Return the release numbers: ``(2, 11, 0)`` for ``'2.11.0+cu130'``."""
     return tuple(int(n) for n in re.findall(r"\d+", version.split("+")[0])[:3])
 
 
-def broken(found: Mapping[str, str]) -> Iterator[str]:
-    """Why care_mm cannot run with these versions, each with what to install."""
-    at = {name: numbers(version) for name, version in found.items()}
+def broken(versions: Mapping[str, str]) -> Iterator[str]:
+    """Yield each reason why care_mm cannot run with these versions, with its fix."""
+    at = {name: numbers(version) for name, version in versions.items()}
     if at["python"] < (3, 10):
-        yield f"Python {found['python']} is too old: take 3.10 to 3.14"
+        yield f"Python {versions['python']} is too old: use 3.10 to 3.14"
     if "torch" in at and at["torch"] < (2, 1):
-        yield f"torch {found['torch']} is too old: pip install 'torch>=2.1'"
+        yield f"torch {versions['torch']} is too old: pip install 'torch>=2.1'"
     elif "torch" in at and at["torch"] < (2, 3) and at.get("numpy", ()) >= (2,):
         yield (
-            f"torch {found['torch']} was built for NumPy 1, not {found['numpy']}: "
+            f"torch {versions['torch']} was built for NumPy 1, not {versions['numpy']}: "
             "pip install 'numpy<2', or torch 2.3 or newer"
         )
     if "mmcv" in at and at["mmcv"] < (2,):
         yield (
-            f"mmcv {found['mmcv']} is of the old generation (mmdet 2, mmseg 0): "
+            f"mmcv {versions['mmcv']} is of the old generation (mmdet 2, mmseg 0): "
             f"pip install {NEEDED['mmcv']}"
         )
 
 
-def doubtful(found: Mapping[str, str]) -> Iterator[str]:
-    """What works in part with these versions, each with what to install."""
-    at = {name: numbers(version) for name, version in found.items()}
+def doubtful(versions: Mapping[str, str]) -> Iterator[str]:
+    """Yield a warning and its fix for each combination that only partly works."""
+    at = {name: numbers(version) for name, version in versions.items()}
     if at.get("mmengine", (9,)) < (0, 10, 8) and at.get("torch", ()) >= (2, 6):
         yield (
-            f"mmengine {found['mmengine']} cannot read its own checkpoints with torch "
-            f"{found['torch']}, so that others' train.py --resume and test.py fail (those of "
-            "care_mm do not): pip install onedl-mmengine, or torch 2.5 or older"
+            f"mmengine {versions['mmengine']} cannot read its own checkpoints with torch "
+            f"{versions['torch']}: train.py --resume and test.py of mmdet, mmseg and mmpretrain "
+            "fail (those of care_mm work): pip install onedl-mmengine, or torch 2.5 or older"
         )
 
 
 def check() -> None:
-    """Raise or warn where what is installed is known to break.
+    """Raise or warn if the installed versions are known to break.
 
     Raises:
-        ImportError: Says what is wrong and what to install.
+        ImportError: A package is missing, or a version cannot work; names what to install.
     """
     if os.environ.get(ANYWAY) == "1":
         return
-    found = installed()
+    versions = installed()
     reasons = [
         f"{name} is not installed: pip install {what}"
         for name, what in NEEDED.items()
-        if name not in found and find_spec(name) is None
+        if name not in versions and find_spec(name) is None
     ]
-    reasons += broken(found)
+    reasons += broken(versions)
     if reasons:
-        raise ImportError(f"care_mm cannot run here: {'; '.join(reasons)} ({ANYWAY}=1 tries)")
-    for reason in doubtful(found):
+        raise ImportError(f"care_mm cannot run: {'; '.join(reasons)} ({ANYWAY}=1 skips this check)")
+    for reason in doubtful(versions):
         warnings.warn(f"care_mm: {reason}", stacklevel=3)
 
 
 class Problem(Exception):
-    """What is wrong, and what to do."""
+    """A problem of the environment; the message says what is wrong and how to fix it."""
 
 
-def report(what: str, finding: str) -> None:
-    print(f"{what:<14}{finding}", flush=True)
+def report(name: str, finding: str) -> None:
+    """Print one finding as a line of two columns."""
+    print(f"{name:<14}{finding}", flush=True)
 
 
 def check_versions() -> None:
-    """Combinations that are known to break, and forks and originals that lie over each other."""
-    found = installed()
-    for reason in broken(found):
+    """Check for versions that break, and for a fork and an original in the same place.
+
+    Raises:
+        Problem: Names the versions or packages, and the fix.
+    """
+    versions = installed()
+    for reason in broken(versions):
         raise Problem(reason)
-    for reason in doubtful(found):
+    for reason in doubtful(versions):
         report("caution", reason)
     for name in DISTRIBUTIONS:
         names = list(distributions_of(name))
@@ -154,13 +158,25 @@ def check_versions() -> None:
 
 
 def check_package(name: str, oldest: str, optional: bool = False) -> bool:
-    """Import it and look at its version; whether it is there."""
+    """Import a package and check its version.
+
+    Args:
+        name: Import name.
+        oldest: Oldest supported version.
+        optional: Report a missing package instead of raising.
+
+    Returns:
+        Whether the package is installed.
+
+    Raises:
+        Problem: The package is missing, does not import, or is too old.
+    """
     try:
         package = importlib.import_module(name)
     except Exception as error:  # broken packages raise anything
         if isinstance(error, ModuleNotFoundError) and error.name == name:
             if optional:
-                report(name, "not installed (only jobs of its own need it)")
+                report(name, "not installed (optional)")
                 return False
             raise Problem(f"{name} is not installed: {FIX}") from error
         if "libGL" in str(error):
@@ -182,14 +198,18 @@ def check_package(name: str, oldest: str, optional: bool = False) -> bool:
     return True
 
 
-def check_step(what: str, finding: str, step: Callable, *args: object) -> None:
-    """Run it, and report with the time that it took."""
+def check_step(name: str, finding: str, step: Callable, *args: object) -> None:
+    """Run ``step(*args)`` and report the time it took.
+
+    Raises:
+        Problem: The step failed.
+    """
     start = time.perf_counter()
     try:
         step(*args)
     except Exception as error:
         reason = " ".join(str(error).split())
         if type(error).__name__ != "InputError":
-            reason = f"{what} does not run ({type(error).__name__}: {reason}): {FIX}"
+            reason = f"{name} does not run ({type(error).__name__}: {reason}): {FIX}"
         raise Problem(reason) from error
-    report(what, f"{finding} on {args[0]}: {time.perf_counter() - start:.1f} s")
+    report(name, f"{finding} on {args[0]}: {time.perf_counter() - start:.1f} s")

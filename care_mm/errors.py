@@ -31,16 +31,16 @@ def one_line(error: BaseException | str, limit: int | None = None) -> str:
     return text[:limit]
 
 
-def did_you_mean(name: str, known: Iterable[str], label: str = "{!r}") -> str:
+def did_you_mean(name: str, known: Iterable[str], label: Callable[[str], str] = repr) -> str:
     """Return ``"; did you mean 'close'?"`` for a close name, or an empty string.
 
     Args:
         name: The unknown name.
         known: The names that exist.
-        label: Format of the suggestion.
+        label: Formats the suggestion.
     """
     near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {label.format(near[0])}?" if near else ""
+    return f"; did you mean {label(near[0])}?" if near else ""
 
 
 def refuse_existing(path: str | Path, option: str = "") -> None:

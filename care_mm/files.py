@@ -1,4 +1,4 @@
-"""Files written whole or not at all, whatever happens meanwhile."""
+"""Atomic file writes: a file appears complete under its name, or not at all."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import BinaryIO
 
 from care_mm.errors import InputError
 
-# Ends the name of a file that is being written; one that stays behind is what a kill left.
+# Suffix of a file that is being written; a killed process leaves such a file behind.
 PARTIAL = ".partial"
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, as 64 hex digits."""
+    """Return the SHA-256 of a file as 64 hex digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -26,19 +26,24 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def whole_file(path: str | Path, overwrite: bool = True) -> Iterator[BinaryIO]:
-    """A file to write to; a kill or a full disk leaves the old one, or none, under its name.
+def atomic_file(path: str | Path, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """Open a file for writing that gets its name only when it is complete.
 
-    A temporary file in the same folder; when the context ends fsync, rename, fsync of the folder.
-    An error removes the temporary file; a kill leaves it, its name ending in ``.partial``.
+    The data go to a temporary file in the same folder. At the end of the context the file is
+    flushed to disk and renamed, and the folder is flushed, so that a crash or a full disk leaves
+    the old file or none. An error removes the temporary file; a killed process leaves it, under a
+    name that ends in ``.partial``.
 
     Args:
-        path: In a folder that exists.
+        path: The file to write, in a folder that exists.
         overwrite: Replace a file of that name.
 
+    Yields:
+        The temporary file, open for writing bytes.
+
     Raises:
-        InputError: A full disk, a folder that is missing or read-only, or a file that must not be
-            overwritten.
+        InputError: The disk is full, the folder is missing or read-only, or the file exists and
+            must not be overwritten.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
@@ -62,8 +67,8 @@ def whole_file(path: str | Path, overwrite: bool = True) -> Iterator[BinaryIO]:
 
 
 def write_bytes(data: bytes, path: str | Path, overwrite: bool = True) -> None:
-    """Write a file whole or not at all; arguments and errors of :func:`whole_file`."""
-    with whole_file(path, overwrite) as file:
+    """Write a file atomically; see :func:`atomic_file` for arguments and errors."""
+    with atomic_file(path, overwrite) as file:
         file.write(data)
 
 
@@ -77,7 +82,7 @@ def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
         os.replace(temporary, path)
         return
     try:
-        os.link(temporary, path)  # unlike a rename it fails where the name is taken
+        os.link(temporary, path)  # unlike a rename, it fails if the name is taken
     except FileExistsError:
         raise
     except OSError:  # a file system without hard links
@@ -87,7 +92,7 @@ def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name survive a power cut, where the system can: the file itself is safe."""
+    """Make the new name survive a power cut, if the system can; the data are on disk already."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -11,15 +11,18 @@ from torch import nn
 
 from care_mm.config import without_pretrained
 from care_mm.environment import FIX
-from care_mm.errors import InputError
+from care_mm.errors import InputError, one_line
 from care_mm.models.backbone import CARETransformer
 
 
 def run_operator(device: str) -> None:
-    """mmcv imports without its compiled operators, too; one of them has to run.
+    """Run mmcv's NMS, because mmcv imports even without its compiled operators.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
 
     Raises:
-        InputError: It does not, or its result is wrong; says what to do.
+        InputError: The operator does not run, or its result is wrong.
     """
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 1, 11, 11], [20, 20, 30, 30]], device=device)
     scores = torch.tensor([0.9, 0.8, 0.7], device=device)
@@ -34,15 +37,18 @@ def run_operator(device: str) -> None:
         ) from error
     except RuntimeError as error:
         raise InputError(
-            f"mmcv's operators do not run on {device} ({' '.join(str(error).split())}): see 'With "
+            f"mmcv's operators do not run on {device} ({one_line(error)}): see 'With "
             "a GPU' in docs/install.md, or set CUDA_VISIBLE_DEVICES= to use the CPU only"
         ) from error
     if kept != [0, 2]:
-        raise InputError(f"mmcv.ops.nms on {device} keeps boxes {kept} in place of [0, 2]: {FIX}")
+        raise InputError(f"mmcv.ops.nms on {device} keeps boxes {kept} instead of [0, 2]: {FIX}")
 
 
 def step_backbone(device: str) -> None:
-    """Forward and backward of CARE-S0 on two pictures of 64 pixels.
+    """Run CARE-S0 forward and backward on two images of 64x64 pixels.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
 
     Raises:
         InputError: A parameter without a finite gradient.
@@ -54,9 +60,13 @@ def step_backbone(device: str) -> None:
 
 
 def step_detector(device: str, config: Path) -> None:
-    """A training step of a config's detector on two noise pictures with boxes and masks.
+    """Run one training step of a detector on two noise images with boxes and masks.
 
     Needs mmdet.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        config: Config file of the detector.
 
     Raises:
         InputError: A loss or gradient that is not finite.
@@ -77,7 +87,7 @@ def step_detector(device: str, config: Path) -> None:
     _refuse_missing_gradients(model, f"{config.name} on {device}")
 
 
-def _refuse_missing_gradients(model: nn.Module, what: str) -> None:
-    for name, parameter in model.named_parameters():
+def _refuse_missing_gradients(model: nn.Module, name: str) -> None:
+    for key, parameter in model.named_parameters():
         if parameter.grad is None or not parameter.grad.isfinite().all():
-            raise InputError(f"{what}: {name} gets no finite gradient: {FIX}")
+            raise InputError(f"{name}: {key} gets no finite gradient: {FIX}")

@@ -12,7 +12,7 @@ from care_mm.errors import InputError
 
 
 class Task(str, Enum):
-    """What a model predicts; detection includes instance segmentation.
+    """The kind of prediction of a model; detection includes instance segmentation.
 
     Attributes:
         model: The noun for a model of the task, such as ``'detector'``.
@@ -37,13 +37,13 @@ SCOPES = {
     "mmseg": Task.SEGMENTATION,
     "mmpretrain": Task.CLASSIFICATION,
 }
-# (H, W) that the field states figures for.
+# (H, W) at which cost is usually reported for the task.
 DEFAULT_SHAPES = {
     Task.DETECTION: (800, 1280),
     Task.SEGMENTATION: (512, 512),
     Task.CLASSIFICATION: (224, 224),
 }
-# Names of the parts that only a model of the task has.
+# Names of parts that only detectors have.
 _DETECTION_HEADS = ("roi_head", "rpn_head", "bbox_head", "mask_head", "panoptic_head")
 
 
@@ -81,10 +81,10 @@ def task_of_sample(sample: Any) -> Task | None:
 
 
 def default_shape(config: Config) -> tuple[int, int]:
-    """Return the height and width that figures are stated for in the config's task.
+    """Return the (H, W) at which cost is usually reported for the config's task.
 
     Raises:
-        InputError: A config of another scope.
+        InputError: The config has another scope.
     """
     try:
         return DEFAULT_SHAPES[task_of_config(config)]

@@ -1,4 +1,4 @@
-"""Versions that break are named when care_mm is imported, with what to install."""
+"""Importing care_mm names versions that break, and what to install instead."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ ORIGINALS = dict(
 
 
 @pytest.mark.parametrize(
-    "found", [STACK, ORIGINALS, STACK | {"torch": "2.3.0"}, {"python": "3.12.1"}], ids=str
+    "versions", [STACK, ORIGINALS, STACK | {"torch": "2.3.0"}, {"python": "3.12.1"}], ids=str
 )
-def test_what_works_is_let_in(found: dict[str, str]) -> None:
-    assert not [*environment.broken(found), *environment.doubtful(found)]
+def test_supported_versions_are_accepted(versions: dict[str, str]) -> None:
+    assert not [*environment.broken(versions), *environment.doubtful(versions)]
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"python": "3.9.18"}, "Python 3.9.18 is too old: take 3.10 to 3.14"),
+        ({"python": "3.9.18"}, "Python 3.9.18 is too old: use 3.10 to 3.14"),
         ({"torch": "2.0.1"}, "torch 2.0.1 is too old: pip install 'torch>=2.1'"),
         ({"numpy": "2.0.0"}, "built for NumPy 1, not 2.0.0: pip install 'numpy<2'"),
         ({"mmcv": "1.7.2"}, "mmcv 1.7.2 is of the old generation"),
     ],
 )
-def test_what_breaks_is_named(change: dict[str, str], reason: str) -> None:
+def test_broken_versions_are_named(change: dict[str, str], reason: str) -> None:
     (line,) = environment.broken(ORIGINALS | change)
     assert reason in line
-    assert "pip install" in line or "take 3.10" in line
+    assert "pip install" in line or "use 3.10" in line
 
 
-def test_originals_on_a_new_torch_work_in_part() -> None:
-    found = STACK | {"mmengine": "0.10.7"}
-    assert not list(environment.broken(found))
-    (line,) = environment.doubtful(found)
+def test_original_mmengine_on_a_new_torch_gives_a_warning() -> None:
+    versions = STACK | {"mmengine": "0.10.7"}
+    assert not list(environment.broken(versions))
+    (line,) = environment.doubtful(versions)
     assert "cannot read its own checkpoints with torch 2.11.0" in line
 
 
-# In a process of its own, where the metadata of the packages are not true
+# Each in its own process, with faked package metadata
 
 
 def run(code: str, folder: Path, **packages: str) -> subprocess.CompletedProcess:
@@ -59,7 +59,7 @@ def run(code: str, folder: Path, **packages: str) -> subprocess.CompletedProcess
     return subprocess.run(command, env=env, capture_output=True, text=True)
 
 
-def test_import_says_it_before_anything_is_imported(tmp_path: Path) -> None:
+def test_import_reports_broken_versions_before_importing_anything(tmp_path: Path) -> None:
     code = (
         "import sys\ntry: import care_mm\nexcept ImportError as e: print(e, 'torch' in sys.modules)"
     )

@@ -1,6 +1,6 @@
 """Check the environment: versions, an mmcv operator, a step of CARE-S0 and one of a detector.
 
-Prints each finding, and stops at the first problem with a line that says what to do.
+Prints each finding. Stops at the first problem with one line that says how to fix it.
 
 Example:
     python tools/check_env.py
@@ -35,12 +35,16 @@ environment = load_environment()
 
 
 def check_all(quick: bool) -> None:
-    """Check versions and packages, then run the smoke tests on every device."""
+    """Check versions and packages, then run the smoke tests on the CPU and the GPU, if any.
+
+    Args:
+        quick: Skip optional packages, and run the mmcv operator only.
+    """
     environment.report("python", platform.python_version())
     environment.check_versions()
     for name, oldest in environment.REQUIRED.items():
         environment.check_package(name, oldest)
-    there = {
+    available = {
         name: environment.check_package(name, oldest, optional=True)
         for name, oldest in ({} if quick else environment.OPTIONAL).items()
     }
@@ -54,11 +58,12 @@ def check_all(quick: bool) -> None:
         environment.check_step("mmcv.ops.nms", "runs", smoke.run_operator, device)
         if not quick:
             environment.check_step("CARE-S0", "a step at 64 px", smoke.step_backbone, device)
-        if there.get("mmdet"):
+        if available.get("mmdet"):
             environment.check_step("Mask R-CNN", "a step", smoke.step_detector, device, DETECTOR)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

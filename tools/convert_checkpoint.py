@@ -1,7 +1,7 @@
-"""Convert the authors' ImageNet checkpoint to our names, or one of ours back to theirs.
+"""Convert the authors' ImageNet checkpoint to our key names, or back with --to-official.
 
-DST is a new .pth or .safetensors file, or a folder, in which the file gets a name with its size and
-a hash. Training a backbone needs no conversion: its init_cfg takes the authors' file as it is.
+DST is a new .pth or .safetensors file, or a folder. In a folder, the file is named by the size of
+the model and a hash. Training needs no conversion: init_cfg accepts the authors' file as it is.
 
 Example:
     python tools/convert_checkpoint.py care_s1.pth.tar checkpoints/care_s1_in1k.pth
@@ -18,19 +18,23 @@ from care_mm.models.arch import ARCHS
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = cli.new_parser(__doc__)
     parser.add_argument("source", metavar="SRC", help="file or URL of the checkpoint")
-    parser.add_argument("target", metavar="DST", help="new file, or a folder that exists")
+    parser.add_argument("target", metavar="DST", help="new file, or existing folder")
     parser.add_argument("--arch", choices=tuple(ARCHS), help="refuse weights of another size")
     parser.add_argument(
-        "--ema", action="store_true", help="take the moving average that lies beside the weights"
+        "--ema", action="store_true", help="convert the EMA of the weights, if the file has one"
     )
-    parser.add_argument("--to-official", action="store_true", help="from our names to the authors'")
+    parser.add_argument(
+        "--to-official", action="store_true", help="convert our names to the authors'"
+    )
     return parser.parse_args(argv)
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     args = parse_args(argv)
     done = convert_file(args.source, args.target, args.arch, args.ema, args.to_official)
     print(

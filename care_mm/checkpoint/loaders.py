@@ -25,10 +25,10 @@ from care_mm.errors import InputError
 
 
 def load_from_care_mm(path: str, map_location: str | None = None) -> dict:
-    """:func:`read_checkpoint` for mmengine, which logs a loader by the end of its name.
+    """Read a checkpoint for mmengine, with the weights under ``state_dict``.
 
-    The weights are where mmengine looks for them, whatever the form of the file. It would go on
-    without a word where it finds none.
+    mmengine looks for weights under this key only, and continues silently if there are none. It
+    logs the part of a loader's name after ``load_from_``.
 
     Raises:
         InputError: As :func:`read_checkpoint` and :func:`state_dict_of`.
@@ -36,16 +36,16 @@ def load_from_care_mm(path: str, map_location: str | None = None) -> dict:
     content = read_checkpoint(path, map_location)
     weights = state_dict_of(content, path)
     if list(content.get("state_dict", ())) == list(weights):
-        return content  # with the versions of its modules, which the state dict carries
-    beside = {k: v for k, v in content.items() if not torch.is_tensor(v)}
-    return {**beside, "state_dict": weights}
+        return content  # this state dict also carries the versions of its modules
+    other = {key: value for key, value in content.items() if not torch.is_tensor(value)}
+    return {**other, "state_dict": weights}
 
 
 def load_from_name_table(name: str, map_location: str | None = None) -> dict:
-    """Download what mmengine calls ``torchvision://...`` or ``open-mmlab://...``, and read it.
+    """Download and read a model of mmengine's tables, such as ``torchvision://resnet50``.
 
     Raises:
-        InputError: Another scheme, an unknown name, or what :func:`read_checkpoint` refuses.
+        InputError: Unknown scheme or name, or a file that :func:`read_checkpoint` refuses.
     """
     scheme, _, key = name.partition("://")
     if scheme in ("torchvision", "modelzoo"):
@@ -55,22 +55,25 @@ def load_from_name_table(name: str, map_location: str | None = None) -> dict:
     elif scheme == "mmcls":
         url = get_mmcls_models().get(key)
     else:
-        raise InputError(f"checkpoint {name}: {scheme}:// is not read safely, give a file or URL")
+        raise InputError(
+            f"checkpoint {name}: {scheme}:// is not read safely, give a file or URL"
+        )
     if url is None or not url.startswith(URL_SCHEMES):
-        raise InputError(f"checkpoint {name}: mmengine has no address for it, give a file or URL")
+        raise InputError(f"checkpoint {name}: mmengine has no URL for it, give a file or URL")
     content = load_from_care_mm(url, map_location)
     if scheme != "mmcls":
         return content
-    state, prefix = content["state_dict"], "backbone."  # of a classifier, asked for its backbone
+    # The file holds a classifier; mmengine expects the backbone.
+    state, prefix = content["state_dict"], "backbone."
     return {"state_dict": {k.removeprefix(prefix): state[k] for k in state if k.startswith(prefix)}}
 
 
 @contextmanager
 def safe_loading() -> Iterator[None]:
-    """Within this context mmengine reads checkpoints (load_from, resume) with
-    :func:`read_checkpoint`, in place of a loader that falls back to running pickled code, and
-    ``torch.load`` keeps to ``weights_only=True`` whoever calls it. Loaders that others have
-    registered stay.
+    """Make mmengine read checkpoints (load_from, resume) with :func:`read_checkpoint`.
+
+    mmengine's own loaders fall back to running pickled code. Inside this context, ``torch.load``
+    also uses ``weights_only=True``, whoever calls it. Loaders registered by other packages stay.
     """
     schemes = dict(CheckpointLoader._schemes)
     forced = os.environ.get(FORCE_WEIGHTS_ONLY)

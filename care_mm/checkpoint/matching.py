@@ -17,14 +17,14 @@ from care_mm.errors import InputError
 
 @dataclass(frozen=True)
 class Match:
-    """How the tensors of a file fit a model, as lists of keys.
+    """The differences between the tensors of a file and those of a model, as keys.
 
     Attributes:
         total: Number of tensors in the model.
-        missing: In the model, not in the file.
-        unexpected: In the file, not in the model.
-        misshapen: In both, with another shape, or complex or integer where floats are needed.
-        not_finite: In the file, with NaN or infinity.
+        missing: Keys of the model that are not in the file.
+        unexpected: Keys of the file that are not in the model.
+        misshapen: Shared keys with another shape, or with a dtype that cannot be converted.
+        not_finite: Keys of the file with NaN or infinity.
     """
 
     total: int
@@ -42,7 +42,7 @@ class Match:
         Args:
             expected: The state dict of the model.
             state: The state dict of the file.
-            finite: Also look for NaN and infinity in the file.
+            finite: Also check the file for NaN and infinity.
         """
         shared = [key for key in expected if key in state]
         return cls(
@@ -81,13 +81,15 @@ class Match:
 
 
 def is_loadable(source: Tensor, target: Tensor) -> bool:
-    """Whether ``source`` can be copied into ``target``.
+    """Whether ``source`` can be copied into ``target``: equal shapes and convertible dtypes.
 
-    Other precisions can, and so can the counters of norms that were cast to floating point with
-    the rest of a model.
+    Floating point of any precision converts to any dtype: also to the integer counters of norms,
+    which become floating point when a whole model is cast.
     """
-    number = source.is_floating_point() or not (target.is_floating_point() or source.is_complex())
-    return source.shape == target.shape and number
+    convertible = source.is_floating_point() or not (
+        target.is_floating_point() or source.is_complex()
+    )
+    return source.shape == target.shape and convertible
 
 
 def not_finite(state: Mapping[str, Tensor]) -> tuple[str, ...]:
@@ -101,12 +103,12 @@ def load_model(
     name: str = "the config's model",
     allow_partial: bool = False,
 ) -> dict:
-    """Load a whole model from a checkpoint that training wrote; every tensor has to match.
+    """Load a complete model from a checkpoint; every tensor must match.
 
     Args:
         model: Loaded in place.
         path: A file or URL.
-        name: How an error names the model.
+        name: How errors refer to the model.
         allow_partial: Load the tensors that fit, and log which ones stay random.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Key names: translate the authors' classifier to ours and back."""
+"""Translate the keys of the authors' classifier to ours and back."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from care_mm.errors import InputError
 
 StateDict = dict[str, Tensor]
 
-# The authors' name of a module -> ours. ``{}`` stands for the number of a stage or a block.
+# The authors' names of the layers of a block -> ours.
+_BLOCK_NAMES = {
+    "gamma": "gamma",
+    "token_mixer.dwconvatt_1": "token_mixer.global_branch.vertical",
+    "token_mixer.dwconvatt_2": "token_mixer.global_branch.horizontal",
+    "token_mixer.qk": "token_mixer.global_branch.qk",
+    "token_mixer.dwconv1": "token_mixer.local3",
+    "token_mixer.dwconv2": "token_mixer.local7",
+    "inter_layer.inter1_norm": "inter1.norm",
+    "inter_layer.inter1_fc1": "inter1.fc1",
+    "inter_layer.inter1_conv": "inter1.dwconv",
+    "inter_layer.inter1_fc2": "inter1.fc2",
+    "inter_layer.inter2_norm": "inter2.norm",
+    "inter_layer.inter2_fc1": "inter2.fc1",
+    "inter_layer.inter2_conv": "inter2.dwconv",
+    "inter_layer.inter2_fc2": "inter2.fc2",
+}
+# The authors' names of all layers -> ours. ``{}`` stands for the number of a stage or a block.
 OFFICIAL_NAMES = {
     "stem.0": "backbone.stem.conv",
     "stem.1": "backbone.stem.norm",
+    "stages.{}.downsample.0": "backbone.stages.{}.downsample.norm",
+    "stages.{}.downsample.1": "backbone.stages.{}.downsample.conv",
     **{
-        f"stages.{{}}.{official}": f"backbone.stages.{{}}.{ours}"
-        for official, ours in {
-            "downsample.0": "downsample.norm",
-            "downsample.1": "downsample.conv",
-            "blocks.{}.gamma": "blocks.{}.gamma",
-            "blocks.{}.token_mixer.dwconvatt_1": "blocks.{}.token_mixer.global_branch.vertical",
-            "blocks.{}.token_mixer.dwconvatt_2": "blocks.{}.token_mixer.global_branch.horizontal",
-            "blocks.{}.token_mixer.qk": "blocks.{}.token_mixer.global_branch.qk",
-            "blocks.{}.token_mixer.dwconv1": "blocks.{}.token_mixer.local3",
-            "blocks.{}.token_mixer.dwconv2": "blocks.{}.token_mixer.local7",
-            "blocks.{}.inter_layer.inter1_norm": "blocks.{}.inter1.norm",
-            "blocks.{}.inter_layer.inter1_fc1": "blocks.{}.inter1.fc1",
-            "blocks.{}.inter_layer.inter1_conv": "blocks.{}.inter1.dwconv",
-            "blocks.{}.inter_layer.inter1_fc2": "blocks.{}.inter1.fc2",
-            "blocks.{}.inter_layer.inter2_norm": "blocks.{}.inter2.norm",
-            "blocks.{}.inter_layer.inter2_fc1": "blocks.{}.inter2.fc1",
-            "blocks.{}.inter_layer.inter2_conv": "blocks.{}.inter2.dwconv",
-            "blocks.{}.inter_layer.inter2_fc2": "blocks.{}.inter2.fc2",
-        }.items()
+        "stages.{}.blocks.{}." + official: "backbone.stages.{}.blocks.{}." + ours
+        for official, ours in _BLOCK_NAMES.items()
     },
     "head.norm": "head.label.norm",
     "head.fc": "head.label.fc",
@@ -50,7 +52,7 @@ def _rename_key(key: str, table: Mapping[str, str]) -> str | None:
     """Return the key under its other name, or ``None`` if the table does not have it."""
     leaf = _LEAF.search(key)
     name, end = (key[: leaf.start()], leaf[0]) if leaf else (key, "")
-    # "stem.0" is a name of its own: its number is not followed by a dot.
+    # The number of "stem.0" stays in the template, because no dot follows it.
     template = _NUMBER.sub("{}", name)
     if template not in table:
         return None
@@ -58,6 +60,7 @@ def _rename_key(key: str, table: Mapping[str, str]) -> str | None:
 
 
 def _rename(state_dict: Mapping[str, Tensor], table: Mapping[str, str], unknown: str) -> StateDict:
+    """Rename every key; ``unknown`` completes the error for a key that is not in the table."""
     renamed = {}
     for key, value in state_dict.items():
         new = _rename_key(key, table)
@@ -101,6 +104,6 @@ def to_official(state_dict: Mapping[str, Tensor]) -> StateDict:
 
 
 def num_classes_of(state_dict: Mapping[str, Tensor]) -> int:
-    """Return the classes of the label head, under our keys; 1000 if that head is damaged."""
+    """Return the number of classes of the label head under our keys; 1000 if it is damaged."""
     bias = state_dict.get("head.label.fc.bias")
     return len(bias) if bias is not None and bias.ndim == 1 else 1000

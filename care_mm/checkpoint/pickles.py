@@ -1,6 +1,7 @@
-"""The allow-list for torch before 2.6, whose ``weights_only`` reader takes no names but its own.
+"""A restricted unpickler for torch < 2.6, whose ``weights_only`` reader has a fixed allow-list.
 
-The rules are those of that reader: what is called, made or given attributes has to be on the list.
+It follows the rules of that reader: a file may only call functions, create objects and restore
+state of types that are on the list.
 """
 
 from __future__ import annotations
@@ -17,21 +18,25 @@ import numpy as np
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
-# Of which instances a file may set the state.
+# Types whose instances a file may restore (pickle's BUILD).
 _WITH_STATE = (OrderedDict, Namespace, HistoryBuffer, np.ndarray, np.dtype, Tensor)
-# What pickles of Python's first protocols call modules.
+# Python 2 module names that old pickles still use.
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """As which these protocols keep bytes."""
+    """Decode bytes the way pickle protocols 0 to 2 store them: as latin-1 text."""
     if encoding != "latin1":
-        raise UnpicklingError(f"bytes in {encoding!r}: it was not written by torch.save")
+        raise UnpicklingError(f"bytes in {encoding!r}: the file was not written by torch.save")
     return text.encode(encoding)
 
 
 def _by_name(allowed: Iterable[Any]) -> dict[str, Any]:
-    """torch's own list and ours: objects, or pairs of an object and a name for it."""
+    """Return name -> object for our list and torch's own.
+
+    Args:
+        allowed: Objects, or pairs of an object and its name.
+    """
     from torch._weights_only_unpickler import _get_allowed_globals
 
     pairs = [
@@ -42,21 +47,21 @@ def _by_name(allowed: Iterable[Any]) -> dict[str, Any]:
     return {
         **_get_allowed_globals(),
         **ours,
-        "collections.Counter": Counter,  # of MultiStepLR; in torch's list later on
+        "collections.Counter": Counter,  # for MultiStepLR; newer versions of torch list it
         "_codecs.encode": _encode,
     }
 
 
 def pickle_module(allowed: Iterable[Any]) -> SimpleNamespace:
-    """A ``pickle_module`` for ``torch.load`` that knows what is allowed, and nothing else.
+    """Return a ``pickle_module`` for ``torch.load`` that accepts allowed objects only.
 
     Args:
-        allowed: As ``torch.serialization.safe_globals`` takes it.
+        allowed: As for ``torch.serialization.safe_globals``.
     """
     by_name = _by_name(allowed)
     objects = list(by_name.values())
 
-    class Unpickler(pickle._Unpickler):  # in Python, since the one in C cannot be narrowed
+    class Unpickler(pickle._Unpickler):  # Python's, because the C class has no dispatch table
         dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
 
         def find_class(self, module: str, name: str) -> Any:
@@ -79,11 +84,11 @@ def pickle_module(allowed: Iterable[Any]) -> SimpleNamespace:
 
         def load_build(self) -> None:
             if not isinstance(self.stack[-2], _WITH_STATE):
-                raise UnpicklingError(f"a {type(self.stack[-2]).__name__} may not be given state")
+                raise UnpicklingError(f"a {type(self.stack[-2]).__name__} may not be restored")
             super().load_build()
 
         def refuse(self) -> None:
-            raise UnpicklingError("it was not written by torch.save")
+            raise UnpicklingError("the file was not written by torch.save")
 
         dispatch[pickle.REDUCE[0]] = load_reduce
         dispatch[pickle.NEWOBJ[0]] = load_newobj

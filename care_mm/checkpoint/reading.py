@@ -1,4 +1,4 @@
-"""Checkpoints read without running what they may hold, by our commands and by mmengine in them."""
+"""Safe checkpoint reading: no code in a file is executed unless --trust-checkpoint allows it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from care_mm.files import sha256_of
 
 URL_SCHEMES = ("http://", "https://")
 FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch's own switch
-# Under which keys weights lie in a file, the first one first.
+# Keys that may hold the weights, in order of preference.
 WEIGHTS, EMA_WEIGHTS = ("state_dict", "model"), ("state_dict_ema", "model_ema")
-# Whether a file that is refused may be read with all that its pickle does; see `trusting`.
+# Whether files that the safe reader rejects are unpickled anyway; see `trusting`.
 _TRUSTING = ContextVar("care_mm_trusting", default=False)
 
 
 @contextmanager
 def trusting() -> Iterator[None]:
-    """Within this context a torch file that is refused for what it holds is read all the same.
+    """Unpickle files that the safe reader rejects, inside this context.
 
-    That runs whatever program its author put in. For ``--trust-checkpoint``, and nothing else.
+    This executes any code in the file. Only ``--trust-checkpoint`` uses it.
     """
     token = _TRUSTING.set(True)
     try:
@@ -48,15 +48,15 @@ def trusting() -> Iterator[None]:
 
 
 def _history_buffer_method(owner: type, name: str) -> object:
-    """What mmengine's log buffers need of ``getattr``, and nothing more."""
+    """Replace ``getattr`` by the few look-ups that mmengine's log buffers need."""
     if owner is HistoryBuffer and name in ("min", "max", "current", "mean"):
         return getattr(owner, name)
     raise UnpicklingError(f"getattr({owner!r}, {name!r}) is not allowed in a checkpoint")
 
 
 def _allowed_globals() -> list:
-    """Harmless classes that mmengine's and timm's checkpoints hold beside tensors."""
-    # NumPy 1.26 has a numpy._core too, without what is needed of it.
+    """Return the harmless classes that checkpoints of mmengine and timm hold next to tensors."""
+    # NumPy 1.26 has numpy._core as well, but without the names needed here.
     core = np.core if np.__version__.startswith("1.") else np._core
     multiarray = core.multiarray
     dtypes = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
@@ -80,19 +80,19 @@ def _allowed_globals() -> list:
 
 
 def _reason(error: Exception) -> str:
-    """The error in one line, without torch's advice to read the file unsafely."""
+    """Return the error as one line, without torch's advice to read the file unsafely."""
     if isinstance(error.__context__, UnpicklingError):
         error = error.__context__
     lines = str(error).strip().splitlines() or [type(error).__name__]
     reason = re.split(r" (?:Please use|In PyTorch 2\.6)", lines[0])[0]
-    return "".join(c if c.isprintable() else "?" for c in reason)  # it may quote the file
+    return "".join(c if c.isprintable() else "?" for c in reason)  # the reason may quote the file
 
 
 def local_file(path: str | Path) -> Path:
-    """The file itself, or where torch's hub cache keeps the download of a URL.
+    """Return the path of a file; download a URL into torch's hub cache first, once.
 
     Raises:
-        InputError: There is no such file, or it could not be downloaded.
+        InputError: There is no such file, or the download failed.
     """
     name = str(path)
     if not name.startswith(URL_SCHEMES):
@@ -111,10 +111,10 @@ def local_file(path: str | Path) -> Path:
 
 
 def _refuse_empty_and_pages(path: Path) -> None:
-    """Name what failed downloads leave.
+    """Refuse the usual results of a failed download.
 
     Raises:
-        UnpicklingError: Which :func:`read_checkpoint` turns into an InputError.
+        UnpicklingError: The file is empty or a web page.
     """
     with path.open("rb") as file:
         start = file.read(512)
@@ -125,14 +125,16 @@ def _refuse_empty_and_pages(path: Path) -> None:
 
 
 def _refuse_bad_archives(path: Path) -> None:
-    """Look at what torch does not: it leaves the checksums of a zip file aside, and before 2.6 it
-    runs pickled code in a tar file, ``weights_only`` or not, and hands on TorchScript.
+    """Refuse archives that ``torch.load`` does not check.
+
+    torch ignores the checksums of a zip file. Before 2.6 it also runs pickled code in a tar file,
+    with or without ``weights_only``, and loads TorchScript.
 
     Raises:
-        UnpicklingError: Which :func:`read_checkpoint` turns into an InputError.
+        UnpicklingError: The archive is damaged or of another kind.
     """
     if tarfile.is_tarfile(path):
-        raise UnpicklingError("no zip file or pickle as torch.save writes them")
+        raise UnpicklingError("not a zip file or pickle as torch.save writes them")
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
@@ -147,7 +149,10 @@ def _refuse_bad_archives(path: Path) -> None:
 
 @contextmanager
 def _not_forced() -> Iterator[None]:
-    """Without torch's own switch, which takes neither another pickle module nor its own off."""
+    """Suspend TORCH_FORCE_WEIGHTS_ONLY_LOAD.
+
+    It rejects both a custom ``pickle_module`` and ``weights_only=False``.
+    """
     forced = os.environ.pop(FORCE_WEIGHTS_ONLY, None)
     try:
         yield
@@ -158,8 +163,8 @@ def _not_forced() -> Iterator[None]:
 
 def _read_trusted(path: Path, map_location: str | None) -> object:
     print_log(
-        f"--trust-checkpoint: {path} is read as a pickle, which can run any program with your "
-        "rights; do so only with files of people whom you would let use this account",
+        f"--trust-checkpoint: unpickling {path}, which can run any program with your rights; do "
+        "this only with files from sources that you trust",
         logger="current",
         level=logging.WARNING,
     )
@@ -168,19 +173,19 @@ def _read_trusted(path: Path, map_location: str | None) -> object:
 
 
 def _check_sha256(path: Path) -> None:
-    """Compare the file with ``<name>.sha256`` beside it, as ``sha256sum`` writes it, if any.
+    """Compare the file with the ``<name>.sha256`` next to it, if any, as ``sha256sum`` writes it.
 
     Raises:
         InputError: They differ.
     """
     note = path.with_name(path.name + ".sha256")
     if note.is_file():
-        wanted = (note.read_text(errors="replace").split() or [""])[0].lower()
-        found = sha256_of(path)
-        if found != wanted:
+        expected = (note.read_text(errors="replace").split() or [""])[0].lower()
+        actual = sha256_of(path)
+        if actual != expected:
             raise InputError(
-                f"checkpoint {path}: its SHA-256 is {found[:8]}..., {note.name} says "
-                f"{wanted[:8] or 'nothing'}...: get the file again"
+                f"checkpoint {path}: its SHA-256 is {actual[:8]}..., {note.name} says "
+                f"{expected[:8] or 'nothing'}...: get the file again"
             )
 
 
@@ -198,7 +203,7 @@ def _read_torch_safely(path: Path, map_location: str | None) -> object:
     if digit_version(torch.__version__) >= digit_version("2.6"):
         with torch.serialization.safe_globals(_allowed_globals()):
             return torch.load(path, map_location=map_location, weights_only=True)
-    # Older ones take no (object, name) pairs.
+    # Older versions accept no (object, name) pairs in their allow-list.
     narrow = pickle_module(_allowed_globals())
     with _not_forced():
         return torch.load(path, map_location=map_location, pickle_module=narrow, weights_only=False)
@@ -210,26 +215,28 @@ def _read_safetensors(path: Path, map_location: str | None) -> dict:
     except ImportError:
         raise InputError(f"checkpoint {path}: reading it needs `pip install safetensors`") from None
     with safe_open(path, framework="pt", device=str(map_location or "cpu")) as file:
-        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, no mapping
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, not a mapping
         return {"state_dict": state, "meta": dict(file.metadata() or {})}
 
 
 def read_checkpoint(path: str | Path, map_location: str | None = "cpu") -> dict:
-    """Read a checkpoint without running any code that it may hold.
+    """Read a checkpoint without executing any code in it.
 
-    ``.safetensors``, or whatever ``torch.save`` wrote, read with ``weights_only=True`` and a
-    narrow allow-list. There is no fallback, save within :func:`trusting`. Where a file of the same
-    name with ``.sha256`` lies beside it, the two have to agree.
+    Files of ``torch.save`` are read with ``weights_only=True`` and a narrow allow-list. There is no
+    fallback, except inside :func:`trusting`. If ``<name>.sha256`` exists next to the file, the
+    checksum must agree.
 
     Args:
-        path: A file, or the URL of one, which is downloaded once.
+        path: A file of ``torch.save``, a ``.safetensors`` file, or the URL of one, which is
+            downloaded once.
         map_location: As in ``torch.load``.
 
     Returns:
-        What the file holds. For safetensors that is ``state_dict``, and its strings as ``meta``.
+        The content of the file. For safetensors: ``state_dict``, and the metadata as ``meta``.
 
     Raises:
-        InputError: The file is missing, is no checkpoint, or holds something that is not allowed.
+        InputError: The file is missing, is not a checkpoint, or holds something that is not
+            allowed.
     """
     path = local_file(path)
     try:
@@ -251,38 +258,37 @@ def read_checkpoint(path: str | Path, map_location: str | None = "cpu") -> dict:
     return content
 
 
-def _places(content: Mapping, ema: bool) -> list[str]:
-    """The keys under which a file nests weights, the one to take first; none when they are bare."""
+def _weight_keys(content: Mapping, ema: bool) -> list[str]:
+    """Return the keys that hold weights, the preferred one first; none in a bare state dict."""
     order = EMA_WEIGHTS + WEIGHTS if ema else WEIGHTS + EMA_WEIGHTS
     nested = {key: content[key] for key in order if isinstance(content.get(key), Mapping)}
     return [key for key in nested if any(map(torch.is_tensor, nested[key].values()))]
 
 
 def other_weights(content: Mapping, ema: bool = False) -> str:
-    """What a message adds for a file that holds two sets of weights: the one that is taken."""
-    taken, *left = _places(content, ema) or [""]
-    return f" (its {taken}; {' and '.join(left)} left out)" if left else ""
+    """Return a log suffix that names which of two sets of weights is used; empty for one set."""
+    used, *ignored = _weight_keys(content, ema) or [""]
+    return f" (its {used}; {' and '.join(ignored)} left out)" if ignored else ""
 
 
 def state_dict_of(content: Mapping, path: str | Path, ema: bool = False) -> StateDict:
-    """The weights in a checkpoint: nested or bare, without DataParallel's ``module.``.
+    """Return the weights in a checkpoint, nested or not, without DataParallel's ``module.``.
 
     Args:
         content: From :func:`read_checkpoint`.
-        path: What an error calls the file.
-        ema: Take the moving average that lies beside the weights. It is taken without asking
-            where there is nothing else.
+        path: How errors refer to the file.
+        ema: Use the EMA of the weights. If the file holds nothing else, the EMA is always used.
 
     Raises:
-        InputError: There are none, or they are no ordinary tensors.
+        InputError: The file has no weights, or they are not ordinary tensors.
     """
-    places = _places(content, ema)
-    if ema and not set(places[:1]) & set(EMA_WEIGHTS):
+    keys = _weight_keys(content, ema)
+    if ema and not set(keys[:1]) & set(EMA_WEIGHTS):
         raise InputError(f"checkpoint {path}: no {' or '.join(EMA_WEIGHTS)} in it")
-    nested = content[places[0]] if places else content
+    weights = content[keys[0]] if keys else content
     tensors = {
         re.sub(r"^(module\.|_orig_mod\.)+", "", str(key)): value
-        for key, value in nested.items()
+        for key, value in weights.items()
         if torch.is_tensor(value)
     }
     if not tensors:

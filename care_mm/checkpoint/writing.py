@@ -12,19 +12,20 @@ from typing import BinaryIO
 import torch
 
 from care_mm.errors import InputError
-from care_mm.files import whole_file, write_bytes
+from care_mm.files import atomic_file, write_bytes
 
 SAFETENSORS = ".safetensors"
-AHEAD = 1 << 23  # bytes written before the disk is set to work
+# Bytes written between two requests to start writing them to disk.
+AHEAD = 1 << 23
 
 
 def serialise(content: Mapping, suffix: str) -> bytes:
-    """A checkpoint as the bytes of a file; in torch's format equal contents give equal bytes.
+    """Return a checkpoint as bytes; in torch's format, equal contents give equal bytes.
 
     Args:
-        content: Anything that ``torch.save`` takes. For safetensors ``state_dict`` and ``meta``,
-            a flat dict, whose values become strings.
-        suffix: ``.safetensors``, anything else is torch's format.
+        content: Anything that ``torch.save`` accepts. For safetensors: ``state_dict`` and a flat
+            ``meta``, whose values become strings.
+        suffix: ``.safetensors``; any other suffix means torch's format.
 
     Raises:
         InputError: safetensors cannot hold the content, or is not installed.
@@ -42,7 +43,7 @@ def serialise(content: Mapping, suffix: str) -> bytes:
     if nested or not set(content) <= {"state_dict", "meta"}:
         other = nested or sorted(set(content) - {"state_dict", "meta"})
         raise InputError(f".safetensors holds weights and flat meta only, not {other[0]!r}")
-    # Copies, since the format refuses tensors that share memory.
+    # The format rejects tensors that share memory, so write copies.
     state = {
         key: value.detach().clone().contiguous() for key, value in content["state_dict"].items()
     }
@@ -50,13 +51,18 @@ def serialise(content: Mapping, suffix: str) -> bytes:
 
 
 def write_checkpoint(content: Mapping, path: str | Path, overwrite: bool = True) -> str:
-    """Write a checkpoint whole or not at all, see :func:`serialise` and :func:`write_bytes`.
+    """Write a checkpoint atomically.
+
+    Args:
+        content: What to write; see :func:`serialise`.
+        path: The file; its suffix selects the format.
+        overwrite: Replace a file of that name.
 
     Returns:
         SHA-256 of the file, as 64 hex digits.
 
     Raises:
-        InputError: As those two.
+        InputError: As :func:`serialise` and :func:`care_mm.files.atomic_file`.
     """
     data = serialise(content, Path(path).suffix)
     write_bytes(data, path, overwrite)
@@ -64,12 +70,12 @@ def write_checkpoint(content: Mapping, path: str | Path, overwrite: bool = True)
 
 
 def write_torch(content: Mapping, path: str | Path) -> None:
-    """``torch.save`` into a file, whole or not at all, without a copy of it in memory.
+    """Run ``torch.save`` atomically, without a copy of the file in memory.
 
     Raises:
-        InputError: As :func:`whole_file`.
+        InputError: As :func:`care_mm.files.atomic_file`.
     """
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         sink = _Sink(file)
         torch.save(content, sink)
         if sink.error is not None:
@@ -77,11 +83,11 @@ def write_torch(content: Mapping, path: str | Path) -> None:
 
 
 class _Sink:
-    """What ``torch.save`` writes to.
+    """The file object that ``torch.save`` writes to.
 
-    The disk works while torch serialises, so that the final fsync finds little left to do. An
-    error is kept for later: torch writes the end of an archive whatever happens, and would raise
-    what that runs into instead.
+    The disk starts writing while torch still serialises, so that the final fsync is short. The
+    first error is kept and raised later, because torch goes on to write the end of the archive
+    and would raise a follow-up error instead.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -101,9 +107,9 @@ class _Sink:
 
     def _start_disk(self) -> None:
         if self.written - self.started >= AHEAD and hasattr(os, "posix_fadvise"):
-            # What is not needed any more, Linux begins to write out.
+            # DONTNEED makes Linux start writing these pages back now.
             os.posix_fadvise(self.file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             self.started = self.written
 
     def flush(self) -> None:
-        """Which ``torch.save`` asks for; the file is flushed when it is whole."""
+        """Do nothing: ``torch.save`` requires the method; the complete file is flushed once."""

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def load_pretrained(backbone: CARETransformer, checkpoint: str, prefix: str | None = None) -> None:
-    """Load a checkpoint of ours or the authors' into a backbone, and log how much matched.
+    """Load one of our checkpoints or the authors' into a backbone, and log how much matched.
 
-    Every tensor of the backbone has to be in the file, except those in ``backbone.fresh_keys``;
-    heads and stages that the backbone does not have are ignored. If the file also holds a moving
-    average, the plain weights are used.
+    The file must hold every tensor of the backbone, except those in ``backbone.fresh_keys``. Heads
+    and stages that the backbone does not have are ignored. If the file also holds an EMA, the
+    plain weights are used.
 
     Args:
         backbone: Loaded in place; untouched if the file is refused.
         checkpoint: A path or a URL.
-        prefix: Prefix of the backbone's keys in the file; default: detected.
+        prefix: Prefix of the backbone's keys in the file; ``None`` detects ``backbone.``.
 
     Raises:
         InputError: Missing or unreadable file, or one that does not cover the backbone.
@@ -47,17 +47,15 @@ def load_pretrained(backbone: CARETransformer, checkpoint: str, prefix: str | No
     expected = backbone.state_dict()
     match = Match.compare(expected, state)
     shared = {key: state[key] for key in expected if key in state}
-    match = replace(
+    replace(
         match,
         missing=tuple(key for key in match.missing if key not in backbone.fresh_keys),
         unexpected=tuple(key for key in match.unexpected if backbone.is_unexpected(key)),
-    )
-    message = (
+        not_finite=not_finite(shared),
+    ).refuse(
         f"checkpoint {checkpoint} does not fit this backbone (of another arch, or only one of the "
         "two is deployed?)"
     )
-    match.refuse(message)
-    replace(match, not_finite=not_finite(shared)).refuse(message)
     backbone.load_state_dict(shared, strict=False)
     fresh = len(expected) - len(shared)
     print_log(
