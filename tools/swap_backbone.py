@@ -1,7 +1,7 @@
-"""Write a config that has CARE in place of the backbone of an mmdet or mmseg config.
+r"""Write a config that has CARE as the backbone of a model of mmdet or mmseg.
 
 Example:
-    python tools/swap_backbone.py mmdet::retinanet/retinanet_r50_fpn_1x_coco.py \\
+    python tools/swap_backbone.py mmdet::retinanet/retinanet_r50_fpn_1x_coco.py \
         --arch s1 --out my_configs/retinanet_care_s1.py
 """
 
@@ -16,12 +16,13 @@ from care_mm.swap import swap_file
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = cli.new_parser(__doc__)
     parser.add_argument("config", help="config file, or mmdet::folder/name.py, mmseg::...")
     parser.add_argument(
         "--arch", default="s1", help="size of CARE: s0, s1 or s2 (default: %(default)s)"
     )
-    parser.add_argument("--out", required=True, metavar="FILE.py", help="the config to write")
+    parser.add_argument("--out", required=True, metavar="FILE.py", help="config file to write")
     parser.add_argument(
         "--checkpoint",
         metavar="W",
@@ -32,15 +33,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     args = parse_args(argv)
     swap = swap_file(args.config, args.out, args.arch, args.checkpoint)
     print(f"{args.out}: CARE-{args.arch.upper()} in place of {swap.old_backbone}")
-    for name, maps in (("was", swap.old_maps), ("is", swap.new_maps)):
-        print(f"  {name:4}" + "  ".join(f"{m.channels} at stride {m.stride}" for m in maps))
-    for remark in swap.remarks.values():
-        print(f"  {remark}")
+    for label, maps in (("old", swap.old_maps), ("new", swap.new_maps)):
+        print(f"  {label}  " + "  ".join(f"{m.channels} at stride {m.stride}" for m in maps))
+    for path, remark in swap.remarks.items():
+        print(f"  {'.'.join(map(str, path))}: {remark}")
     if "://" not in swap.checkpoint and not Path(swap.checkpoint).is_file():
-        print(f"  {swap.checkpoint} is not there yet: training starts from it")
+        print(f"  {swap.checkpoint} does not exist yet; training needs it")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""CARE in place of the backbone of somebody's detector or segmentor."""
+"""Replace the backbone of an mmdet or mmseg config by CARE."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from mmengine.config import Config, ConfigDict
 from care_mm.errors import InputError
 from care_mm.models.arch import Arch
 from care_mm.models.backbone import CARETransformer
-from care_mm.swap.difference import difference
+from care_mm.swap.adapt import add_import, drop_layer_decay, drop_old_weights, normalise
 from care_mm.swap.probe import Map, measure
 from care_mm.swap.refusals import refuse_backbone, refuse_model
-from care_mm.swap.surroundings import add_import, drop_old_weights, normalise, settle_optimizer
 from care_mm.swap.wiring import Feed, rewire_decode_heads, rewire_detection_heads, rewire_neck
 
-DROP_PATH = {"s2": 0.1}  # as in our own configs
+# As in our own configs, which tests/swap/test_adapt.py compares. No entry: no drop path.
+DROP_PATH = {"s2": 0.1}
 
 
 @dataclass
 class Swap:
     """A config with CARE in it.
 
-    Args:
-        config: The whole config.
-        changes: What a config with the old one as its ``_base_`` has to say.
-        arch: As given.
-        out_indices: CARE's stages in use.
-        checkpoint: The weights that it starts from, or ``None``.
-        old_backbone: Type of the backbone that was there.
-        old_maps: What that gave.
-        new_maps: What CARE gives.
-        remarks: Path in ``changes`` -> a remark for whoever reads it.
+    Attributes:
+        config: The complete new config.
+        changes: The content of a config file that has the old config as its ``_base_``.
+        arch: The given ``arch``.
+        out_indices: The stages of CARE in use.
+        checkpoint: The weights that CARE starts from, or ``None``.
+        old_backbone: Type of the replaced backbone.
+        old_maps: The feature maps of the replaced backbone.
+        new_maps: The feature maps of CARE.
+        remarks: Path in ``changes`` -> a remark for readers of the new config.
     """
 
     config: Config
@@ -52,22 +52,22 @@ class Swap:
 def swap_backbone(
     config: Config, arch: str | Mapping = "s1", checkpoint: str | None = None
 ) -> Swap:
-    """Put CARE in place of the backbone of a detector or segmentor.
+    """Replace the backbone of a detector or segmentor by CARE.
 
-    The old backbone, and the neck if there is one, are built and run once, to see which widths
-    and strides the rest of the model is made for. CARE's stages of those strides take their
-    place.
+    The old backbone, and the neck if there is one, are built and run once, to measure the widths
+    and strides that the rest of the model expects. The stages of CARE with these strides replace
+    the old maps.
 
     Args:
-        config: An mmdet or mmseg config; it is left as it is.
+        config: An mmdet or mmseg config; it is not changed.
         arch: ``'s0'``, ``'s1'``, ``'s2'``, or a dict with the fields of
             :class:`care_mm.models.arch.Arch`.
-        checkpoint: Weights of the backbone. Default: where our own configs have those of a named
-            ``arch``; a dict starts from random weights.
+        checkpoint: Weights of the backbone. Default: the path in our own configs for a named
+            ``arch``, and random weights for a dict.
 
     Raises:
-        InputError: ``arch`` is unknown, the config is neither mmdet's nor mmseg's or has no
-            backbone, or the model is one that CARE does not fit into; the reason is named.
+        InputError: ``arch`` is unknown, the config is not one of mmdet or mmseg or has no
+            backbone, or CARE does not fit into the model.
     """
     try:
         num_stages = len(Arch.get(arch).depths)
@@ -91,8 +91,8 @@ def swap_backbone(
         checkpoint = f"checkpoints/care_{arch.lower()}_in1k.pth"
     if checkpoint is not None:
         holder.backbone.init_cfg = ConfigDict(type="Pretrained", checkpoint=checkpoint)
-    built = CARETransformer(arch, out_indices=out_indices)
-    maps = tuple(map(Map, built.out_channels, built.out_strides))
+    care = CARETransformer(arch, out_indices=out_indices)
+    maps = tuple(map(Map, care.out_channels, care.out_strides))
     feeds = [
         Feed(old_map, tuple(out_indices.index(stage) for stage in group))
         for old_map, group in zip(measured.maps, stages, strict=True)
@@ -101,7 +101,7 @@ def swap_backbone(
         remarks[("model", *prefix, *path)] = remark
 
     normalise(new, scope)
-    settle_optimizer(new, remarks)
+    drop_layer_decay(new, remarks)
     add_import(new)
     return Swap(
         config=new,
@@ -116,29 +116,52 @@ def swap_backbone(
     )
 
 
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a config file with base ``old`` contains to become ``new``.
+
+    Dicts merge key by key. A dict that lost a key is replaced by ``_delete_=True``, and a list is
+    always replaced. Top-level keys cannot be deleted, so ``new`` has all those of ``old``.
+    """
+    changes = {}
+    for key, value in new.items():
+        if key not in old:
+            changes[key] = value
+        elif not isinstance(value, Mapping):
+            if repr(value) != repr(old[key]):  # == would miss 1 -> True
+                changes[key] = value
+        elif not isinstance(old[key], Mapping) or set(old[key]) - set(value):
+            changes[key] = {"_delete_": True, **value}
+        elif nested := difference(old[key], value):
+            changes[key] = nested
+    return changes
+
+
 def _find_backbone(config: Config) -> tuple[str, tuple[str, ...]]:
-    """The scope, and the path from ``model`` to the dict that has the backbone."""
+    """Return the scope, and the path from ``model`` to the dict that holds the backbone."""
     scope, model = config.get("default_scope"), config.get("model")
     if not isinstance(model, Mapping):
-        raise InputError("the config has no model: give one that describes a whole training")
-    found = list(_holders(model, ()))
-    if not found:
-        raise InputError(f"model {model.get('type')} has no backbone to put CARE in place of")
-    if len(found) > 1:
-        places = ", ".join(".".join(("model", *path, "backbone")) for path in found)
-        raise InputError(f"the config has {len(found)} backbones ({places}): which one is meant?")
+        raise InputError("the config has no model: give one that describes a complete training")
+    paths = list(_holders(model, ()))
+    if not paths:
+        raise InputError(f"model {model.get('type')} has no backbone that CARE could replace")
+    if len(paths) > 1:
+        places = ", ".join(".".join(("model", *path, "backbone")) for path in paths)
+        raise InputError(
+            f"the config has {len(paths)} backbones ({places}): swap in the config of the model "
+            "that each belongs to"
+        )
     if scope not in ("mmdet", "mmseg"):
-        raise InputError(f"default_scope is {scope!r}: only mmdet's and mmseg's configs are known")
-    if not isinstance(_holder(config, found[0]).backbone.get("type"), str):
+        raise InputError(f"default_scope is {scope!r}: only configs of mmdet and mmseg are known")
+    if not isinstance(_holder(config, paths[0]).backbone.get("type"), str):
         raise InputError(
             "the config is written in the pure Python style (read_base), which a _base_ cannot "
             "name: give the same model's config in the text style"
         )
-    return scope, found[0]
+    return scope, paths[0]
 
 
 def _holder(config: Config, path: tuple[str, ...]) -> ConfigDict:
-    """The dict at ``path`` below ``model``."""
+    """Return the dict at ``path`` below ``model``."""
     node = config.model
     for key in path:
         node = node[key]
@@ -157,17 +180,17 @@ def _holders(node: Mapping, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 def _stages(
     old: Mapping, maps: Sequence[Map], num_stages: int, scope: str, where: str
 ) -> list[tuple[int, ...]]:
-    """For each old map, CARE's stages that take its place.
+    """Return, for each old map, the stages of CARE that replace it.
 
-    That is the stage of the same stride; or, for a map that a segmentor's backbone keeps large by
-    dilation, the stages from the same stride down to the same depth.
+    That is the stage of the same stride. For a map that a segmentor's backbone keeps large by
+    dilation, it is all stages from the same stride down to the same depth.
 
     Raises:
-        InputError: The maps are no pyramid, or CARE has no such stride.
+        InputError: The maps are not a pyramid, or CARE has no such stride.
     """
     strides = [4 * 2**i for i in range(num_stages)]
-    shape = f"gives maps of strides {[m.stride for m in maps]} and widths " + str(
-        [m.channels for m in maps]
+    shape = (
+        f"gives maps of strides {[m.stride for m in maps]} and widths {[m.channels for m in maps]}"
     )
     unknown = sorted({m.stride for m in maps} - set(strides))
     if unknown:
@@ -177,7 +200,7 @@ def _stages(
     if all(a.stride < b.stride for a, b in pairs) and not (dilated and scope == "mmseg"):
         return [(strides.index(m.stride),) for m in maps]
     if any(a.stride > b.stride or a.channels >= b.channels for a, b in pairs):
-        raise InputError(f"{where} {shape}: that is no pyramid, and nothing in CARE is like it")
+        raise InputError(f"{where} {shape}: that is not a pyramid, and CARE gives one")
     if scope != "mmseg":
         raise InputError(
             f"{where} {shape}: it is dilated, CARE is not, and a detector's anchors and boxes "
@@ -200,11 +223,11 @@ def _care(
     out_indices: tuple[int, ...],
     scope: str,
 ) -> dict[str, Any]:
-    """The new backbone, without its weights."""
+    """Return the config of the new backbone, without its weights."""
     care = {"type": "CARETransformer", "arch": arch, "out_indices": out_indices}
     if isinstance(arch, str) and arch.lower() in DROP_PATH:
         care["drop_path_rate"] = DROP_PATH[arch.lower()]
-    if norm_eval is None:  # no batch norm there: small batches per GPU are a detector's habit
+    if norm_eval is None:  # the old backbone has no batch norm; detectors have small batches
         norm_eval = scope == "mmdet"
     if norm_eval:
         care["norm_eval"] = True
@@ -214,7 +237,7 @@ def _care(
 
 
 def _norm_types(old: Mapping, holder: Mapping) -> Iterator[str | None]:
-    """Norm of the old backbone, or of a segmentor's head if that backbone had no batch norm."""
+    """Yield the norm of the old backbone, or of the head if that backbone has no batch norm."""
     heads = holder.get("decode_head")
     parts = [old, *(heads if isinstance(heads, list | tuple) else [heads])]
     kinds = [((part or {}).get("norm_cfg") or {}).get("type") for part in parts]
@@ -227,11 +250,11 @@ def _norm_types(old: Mapping, holder: Mapping) -> Iterator[str | None]:
 def _rewire(
     holder: dict, feeds: Sequence[Feed], maps: Sequence[Map], scope: str, where: str
 ) -> Iterator[tuple[tuple, str]]:
-    """Set the inputs of whatever reads the backbone; yields paths with remarks."""
+    """Set the inputs of all readers of the backbone, and yield paths with remarks."""
     neck = holder.get("neck")
     if neck is not None:
         if any(len(feed.new) > 1 for feed in feeds):
-            raise InputError(f"{where}.neck reads a dilated backbone, and CARE has no such form")
+            raise InputError(f"{where}.neck reads a dilated backbone, and CARE cannot be dilated")
         kept = copy.deepcopy(neck)
         first = neck[0] if isinstance(neck, list | tuple) else neck
         rewire_neck(first, feeds, maps, f"{where}.neck")
@@ -240,7 +263,7 @@ def _rewire(
         after = measure(neck, scope, f"{where}.neck on CARE", inputs).maps
         if before == after:
             return
-        # Some necks hand maps of the backbone on beside their own.
+        # Some necks pass on maps of the backbone in addition to their own.
         feeds, maps = [Feed(m, (i,)) for i, m in enumerate(before)], after
     if "decode_head" in holder:
         yield from rewire_decode_heads(holder, feeds, maps, where)

@@ -1,110 +1,214 @@
-"""A swap as a config file that a person reads and mmengine runs."""
+"""From a config file to a new one: what ``tools/swap_backbone.py`` does."""
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
+import os
 import textwrap
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from care_mm.swap.backbone import Swap
-from care_mm.swap.source import Source, base_reference
+from mmengine.config import Config
+from yapf.yapflib.yapf_api import FormatCode
 
-WIDTH = 100
-# What our own configs take: images a step, and the optimizer.
+from care_mm.config import load_config
+from care_mm.errors import InputError, did_you_mean, refuse_existing
+from care_mm.models.backbone import CARETransformer
+from care_mm.models.pretrained import load_pretrained
+from care_mm.swap.backbone import Swap, swap_backbone
+from care_mm.swap.probe import try_model
+
+PACKAGES = ("mmdet", "mmseg")
+# Images per step and optimizer of our own configs, which tests/swap/test_config_file.py compares.
 RECIPES = {
-    "mmdet": ("16", "type='AdamW', lr=2e-4, weight_decay=0.05"),
-    "mmseg": ("32", "type='AdamW', lr=2e-4, weight_decay=1e-4"),
+    "mmdet": (16, dict(type="AdamW", lr=2e-4, weight_decay=0.05)),
+    "mmseg": (32, dict(type="AdamW", lr=2e-4, weight_decay=1e-4)),
 }
+WIDTH = 100
+# The style of MM's own configs. `Config.pretty_text` would sort the keys, write one number per
+# line and lose the remarks.
+STYLE = dict(
+    based_on_style="pep8", column_limit=WIDTH, split_before_expression_after_opening_paren=True
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A config as it was read.
+
+    Attributes:
+        name: The name that the user gave, maybe with ``mmdet::`` or ``mmseg::``.
+        path: The file.
+        config: Its content.
+    """
+
+    name: str
+    path: Path
+    config: Config
+
+
+def read(name: str) -> Source:
+    """Read ``path/to/config.py``, ``mmdet::folder/config.py`` or ``mmseg::folder/config.py``.
+
+    Raises:
+        InputError: No such package or config (close names are suggested), or a file that does not
+            parse.
+    """
+    path = _resolve(name)
+    return Source(name, path, load_config(path))
+
+
+def _resolve(name: str) -> Path:
+    package, separator, rest = name.partition("::")
+    if not separator:
+        return Path(name)
+    if package not in PACKAGES:
+        raise InputError(
+            f"config {name}: only {' and '.join(f'{p}::' for p in PACKAGES)} are known"
+        )
+    folder = _shipped_configs(package)
+    path = folder / rest
+    if not path.is_file():
+        known = (file.relative_to(folder).as_posix() for file in folder.glob("*/*.py"))
+        hint = did_you_mean(rest, known, f"{package}::{{}}")
+        raise InputError(f"config {name}: {package} has no such config{hint}")
+    return path
+
+
+def _shipped_configs(package: str) -> Path:
+    """Return the folder with the configs of an installed package.
+
+    mmengine looks for them under the name of the distribution, which differs for some builds of
+    mmseg. The folder of the module has them under any name.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise InputError(f"{package}:: needs {package}, which is not installed")
+    module = Path(spec.origin).parent
+    for folder in (module / ".mim" / "configs", module.parent / "configs"):
+        if folder.is_dir():
+            return folder
+    raise InputError(f"{package}:: finds no configs in {module}: it was installed without them")
+
+
+def swap_file(
+    config: str, out: str | Path, arch: str = "s1", checkpoint: str | None = None
+) -> Swap:
+    """Write a config that has CARE as the backbone of the model of another config.
+
+    Before the file is written, the new model is built and run on a blank image, and the weights
+    are loaded if they exist already.
+
+    Args:
+        config: A file, or ``mmdet::folder/config.py``, ``mmseg::folder/config.py``.
+        out: The file to write; it must not exist.
+        arch: ``'s0'``, ``'s1'`` or ``'s2'``.
+        checkpoint: Weights of the backbone; default ``checkpoints/care_{arch}_in1k.pth``.
+
+    Raises:
+        InputError: As :func:`care_mm.swap.backbone.swap_backbone`; or ``out`` is not a new ``.py``
+            file, the new model does not run, or the weights do not fit.
+    """
+    out = Path(out)
+    if out.suffix != ".py":
+        raise InputError(f"--out {out}: a config's name ends in .py")
+    refuse_existing(out, "--out")
+    source = read(config)
+    try:
+        swap = swap_backbone(source.config, arch, checkpoint)
+        try_model(swap.config)
+    except InputError as error:
+        raise InputError(f"{config}: {error}") from error
+    if Path(swap.checkpoint).is_file():
+        load_pretrained(CARETransformer(arch, out_indices=swap.out_indices), swap.checkpoint)
+    text = swap_text(swap, source, out)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise InputError(f"--out {out}: {error.strerror}") from error
+    return swap
 
 
 def swap_text(swap: Swap, source: Source, out: str | Path) -> str:
-    """The difference to ``source`` as a config file that is to stand at ``out``."""
+    """Return the difference to ``source`` as the text of a config file at ``out``."""
     arch = f"CARE-{swap.arch.upper()}" if isinstance(swap.arch, str) else "CARE"
-    base = base_reference(source, Path(out))
-    lines = [*_comment(f"{arch} in place of {swap.old_backbone}; by tools/swap_backbone.py.")]
+    base = _base_reference(source, Path(out))
+    text = _comment(f"{arch} in place of {swap.old_backbone}, by tools/swap_backbone.py.")
     if "::" in source.name and base != source.name:
-        lines += _comment(f"{source.name}, by its path: mmengine does not find it by that name.")
-    lines += [f"_base_ = {base!r}", ""]
+        text += _comment(f"{source.name} by its path, since mmengine does not find that name.")
+    text += f"_base_ = {base!r}\n\n"
     changes = dict(swap.changes)
-    for name in ("custom_imports", "model", *changes):
-        if name in changes:
-            lines += _assignment(name, changes.pop(name), swap.remarks)
-    return "\n".join([*lines, *_optimizer_choice(swap)]) + "\n"
+    for key in ("custom_imports", "model", *changes):
+        if key in changes:
+            remark = _comment(swap.remarks.get((key,), ""))
+            text += f"{remark}{key} = {_expression(changes.pop(key), (key,), swap.remarks)}\n"
+    return FormatCode(text + _our_optimizer(swap), style_config=STYLE)[0]
 
 
-def _assignment(name: str, value: Any, remarks: Mapping[tuple, str]) -> list[str]:
-    remark = _comment(remarks.get((name,), ""))
-    return [*remark, *_entry(f"{name} = ", value, "", (name,), remarks)]
+def _base_reference(source: Source, out: Path) -> str:
+    """Return the value of ``_base_`` in ``out``.
+
+    That is a name like ``mmdet::...`` if mmengine accepts it, a relative path if both files are
+    below the current folder, and an absolute path otherwise.
+    """
+    if "::" in source.name and _mmengine_finds(source.name):
+        return source.name
+    base, folder, cwd = source.path.resolve(), out.resolve().parent, Path.cwd().resolve()
+    if base.is_relative_to(cwd) and folder.is_relative_to(cwd) and "::" not in source.name:
+        return Path(os.path.relpath(base, folder)).as_posix()
+    return base.as_posix()
 
 
-def _optimizer_choice(swap: Swap) -> list[str]:
-    """The recipe of our own configs, to uncomment."""
+def _mmengine_finds(name: str) -> bool:
+    try:
+        Config.fromstring(f"_base_ = {name!r}", ".py")
+    except Exception:  # mmengine raises many types: not installed, not indexed, no such file
+        return False
+    return True
+
+
+def _our_optimizer(swap: Swap) -> str:
+    """Return the optimizer of our own configs as a comment, unless the config has AdamW."""
     optimizer = (swap.config.get("optim_wrapper") or {}).get("optimizer") or {}
     if optimizer.get("type") in (None, "AdamW"):
-        return []
+        return ""
+    inherited = f"{optimizer['type']}, lr={optimizer.get('lr')}"
     batch, recipe = RECIPES[swap.config.default_scope]
-    given = f"{optimizer['type']}, lr={optimizer.get('lr')}"
-    return [
-        "",
-        *_comment(
-            f"The optimizer ({given}) and the schedule are the base's. Our own configs with CARE "
-            f"take, for {batch} images a step:"
-        ),
-        f"# optim_wrapper = dict(optimizer=dict(_delete_=True, {recipe}))",
-    ]
-
-
-def _comment(text: str, indent: str = "") -> list[str]:
-    lines = textwrap.wrap(
-        text, WIDTH - len(indent) - 2, break_long_words=False, break_on_hyphens=False
+    remark = _comment(
+        f"The optimizer ({inherited}) and the schedule are those of the base. Our own configs with "
+        f"CARE use this optimizer, with {batch} images per step:"
     )
-    return [f"{indent}# {line}" for line in lines]
+    recipe = _expression(dict(optimizer={"_delete_": True, **recipe}))
+    return f"\n{remark}# optim_wrapper = {recipe}\n"
 
 
-def _entry(
-    lead: str, value: Any, tail: str, path: tuple, remarks: Mapping[tuple, str], indent: str = ""
-) -> list[str]:
-    """``lead`` and ``value`` on one line if that has room and no remarks, or one item a line."""
-    line = f"{indent}{lead}{_inline(value)}{tail}"
-    remarked = any(key[: len(path)] == path and key != path for key in remarks)
-    empty = not isinstance(value, Mapping | list | tuple) or not value
-    if empty or (len(line) <= WIDTH and not remarked and _depth(value) < 3):
-        return [line]
-    opening, closing, items = _parts(value)
-    lines = [f"{indent}{lead}{opening}"]
-    for i, (key, start, item) in enumerate(items):
-        end = "," if i + 1 < len(items) else closing + tail
-        inner = indent + "    "
-        lines += _comment(remarks.get((*path, key), ""), inner)
-        lines += _entry(start, item, end, (*path, key), remarks, inner)
-    return lines
+def _comment(text: str, depth: int = 0) -> str:
+    """Return a comment that stays within the line after yapf has indented it."""
+    width = WIDTH - 4 * depth - len("# ")
+    lines = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+    return "".join(f"# {line}\n" for line in lines)
 
 
-def _depth(value: Any) -> int:
-    """Levels of dicts: a dict of dicts is 2, and reads well on one line only when short."""
-    if isinstance(value, Mapping):
-        return 1 + max(map(_depth, value.values()), default=0)
-    if isinstance(value, list | tuple):
-        return max(map(_depth, value), default=0)
-    return 0
-
-
-def _parts(value: Any) -> tuple[str, str, list[tuple[Any, str, Any]]]:
-    """Opening, closing, and items as ``(key, text before the item, item)``."""
-    if isinstance(value, Mapping):
-        if all(str(key).isidentifier() and not keyword.iskeyword(str(key)) for key in value):
-            return "dict(", ")", [(key, f"{key}=", item) for key, item in value.items()]
-        return "{", "}", [(key, f"{key!r}: ", item) for key, item in value.items()]
-    opening, closing = "[]" if isinstance(value, list) else "()"
-    if isinstance(value, tuple) and len(value) == 1:
-        closing = ",)"
-    return opening, closing, [(i, "", item) for i, item in enumerate(value)]
-
-
-def _inline(value: Any) -> str:
+def _expression(value: Any, path: tuple = (), remarks: Mapping[tuple, str] | None = None) -> str:
+    """Return a value as Python in the style of configs, ``dict(...)``, with remarks as comments."""
     if not isinstance(value, Mapping | list | tuple):
         return repr(value)
-    opening, closing, items = _parts(value)
-    return opening + ", ".join(start + _inline(item) for _, start, item in items) + closing
+    if isinstance(value, Mapping):
+        are_names = all(str(k).isidentifier() and not keyword.iskeyword(str(k)) for k in value)
+        label, opening, closing = ("{}=", "dict(", ")") if are_names else ("{!r}: ", "{", "}")
+    else:
+        label, opening, closing = ("", "[", "]") if isinstance(value, list) else ("", "(", ")")
+        if isinstance(value, tuple) and len(value) == 1:
+            closing = ",)"
+        value = dict(enumerate(value))
+    items = []
+    for key, item in value.items():
+        remark = _comment((remarks or {}).get((*path, key), ""), len(path))
+        before = f"\n{remark}" if remark else ""
+        items.append(before + label.format(key) + _expression(item, (*path, key), remarks))
+    return opening + ", ".join(items) + closing

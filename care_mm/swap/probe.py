@@ -1,24 +1,36 @@
-"""What a backbone or neck gives: measured by building it and passing a small picture through."""
+"""Build parts of a model, or all of it, and run them on a blank image."""
 
 from __future__ import annotations
 
+import copy
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from care_mm.config import without_pretrained
-from care_mm.errors import InputError
+from care_mm.errors import InputError, one_line
 
-SIDE = 256  # pixels; every stride up to 64 divides it, and windowed attention takes it
+SIDE = 256  # pixels; every stride up to 64 divides it, and windowed attention accepts it
+# (mode, image side), tried in order until one runs. Random weights make some models fail on their
+# own predictions, and some models need more than a few cells on every level.
+ATTEMPTS = (("predict", 128), ("tensor", 128), ("predict", 512))
 
 
 @dataclass(frozen=True)
 class Map:
-    """One feature map: its channels, and the pixels of the picture per cell."""
+    """A feature map.
+
+    Attributes:
+        channels: Number of channels.
+        stride: Image pixels per cell.
+    """
 
     channels: int
     stride: int
@@ -26,11 +38,11 @@ class Map:
 
 @dataclass(frozen=True)
 class Measured:
-    """A part of a model after a run.
+    """The result of running a part of a model.
 
-    Args:
-        maps: What it gives.
-        norm_eval: Whether it keeps batch norms in evaluation mode; ``None`` when it cannot tell.
+    Attributes:
+        maps: The feature maps that the part returns.
+        norm_eval: The part's ``norm_eval``; ``None`` if it has no such attribute.
     """
 
     maps: tuple[Map, ...]
@@ -38,35 +50,34 @@ class Measured:
 
 
 def build(cfg: Any, scope: str) -> nn.Module:
-    """Build a part of a model, looking names up in ``scope`` (``'mmdet'``, ``'mmseg'``)."""
+    """Build a part of a model, looking names up in ``scope`` (``'mmdet'`` or ``'mmseg'``)."""
     with DefaultScope.overwrite_default_scope(scope):
         return MODELS.build(cfg)
 
 
 def measure(cfg: Any, scope: str, where: str, inputs: Sequence[Map] | None = None) -> Measured:
-    """Build a backbone, or a neck that takes the maps ``inputs``, and look at what it gives.
+    """Build a backbone or a neck, run it, and return the feature maps that it gives.
 
     Args:
-        cfg: The config of the part; files that it would load are left out.
-        scope: Where names are looked up.
-        where: What an error calls the part.
-        inputs: Maps that a neck gets; ``None`` for a backbone, which gets a picture.
+        cfg: The config of the part. Its pretrained weights are not loaded.
+        scope: The registry scope for names.
+        where: The name of the part in error messages.
+        inputs: The maps that a neck reads; ``None`` for a backbone, which reads an image.
 
     Raises:
-        InputError: The part does not build or run, or gives something other than maps.
+        InputError: The part does not build or run, or returns something other than maps.
     """
-    cfg = _unloaded(cfg)
+    cfg = _without_weights(cfg)
     try:
-        # Without memory or arithmetic: enough for most, and quick for the largest.
+        # The meta device needs no memory or arithmetic. Most parts run on it, even large ones.
         module, outs = _run(cfg, scope, inputs, "meta")
     except Exception:
         try:
             module, outs = _run(cfg, scope, inputs, "cpu")
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{where} does not run by itself ({type(error).__name__}: {reason}), so what it "
-                "gives to the rest of the model is not known"
+                f"{where} does not run by itself ({type(error).__name__}: {one_line(error, 200)}), "
+                "so the maps that it gives to the rest of the model are unknown"
             ) from error
     outs = outs if isinstance(outs, list | tuple) else [outs]
     if not all(isinstance(out, Tensor) and out.ndim == 4 for out in outs):
@@ -75,8 +86,8 @@ def measure(cfg: Any, scope: str, where: str, inputs: Sequence[Map] | None = Non
     return Measured(maps, getattr(module, "norm_eval", None))
 
 
-def _unloaded(cfg: Any) -> Any:
-    """The config without the weights that building it would look for."""
+def _without_weights(cfg: Any) -> Any:
+    """Remove the weights that building the part would look for."""
     cfg = without_pretrained(cfg)
     if isinstance(cfg, Mapping):
         cfg = {key: value for key, value in cfg.items() if key != "pretrained"}
@@ -90,9 +101,67 @@ def _run(
 ) -> tuple[nn.Module, Tensor | Sequence[Tensor]]:
     with torch.device(device), torch.no_grad():
         module = build(cfg, scope)
-        module.eval()  # by itself: not every backbone's returns the module
+        module.eval()  # not chained: some backbones return None here
         if inputs is None:
             return module, module(torch.zeros(1, 3, SIDE, SIDE))
         sides = [SIDE // m.stride for m in inputs]
         maps = tuple(torch.zeros(1, m.channels, s, s) for m, s in zip(inputs, sides, strict=True))
         return module, module(maps)
+
+
+def try_model(config: Config) -> None:
+    """Build a config's model without pretrained weights, and run it on a blank image.
+
+    Raises:
+        InputError: The model does not build or run.
+    """
+    scope = config.default_scope
+    model_cfg = without_pretrained(copy.deepcopy(config.model))
+    if "data_preprocessor" not in model_cfg and "data_preprocessor" in config:
+        model_cfg.data_preprocessor = config.data_preprocessor
+    try:
+        model = build(model_cfg, scope)
+    except Exception as error:
+        raise _does_not_run(config, error) from error
+    model.eval()
+    needs_proposals = scope == "mmdet" and not getattr(model, "with_rpn", True)
+    first = None
+    for mode, side in ATTEMPTS:
+        try:
+            with torch.no_grad():
+                batch = _blank_batch(scope, side, needs_proposals)
+                model(**model.data_preprocessor(batch, False), mode=mode)
+        except Exception as error:
+            first = first or error
+        else:
+            return
+    raise _does_not_run(config, first) from first
+
+
+def _does_not_run(config: Config, error: Exception) -> InputError:
+    return InputError(
+        f"{config.model.type} with CARE in it does not run "
+        f"({type(error).__name__}: {one_line(error, 300)})"
+    )
+
+
+def _blank_batch(scope: str, side: int, with_proposal: bool) -> dict:
+    """Return a batch of one grey image, with a proposal if the model needs one (Fast R-CNN)."""
+    structures = importlib.import_module(f"{scope}.structures")
+    sample = (structures.DetDataSample if scope == "mmdet" else structures.SegDataSample)()
+    sample.set_metainfo(
+        dict(
+            img_id=0,
+            img_path="",
+            img_shape=(side, side),
+            ori_shape=(side, side),
+            scale_factor=(1.0, 1.0),
+            flip=False,
+            border=torch.tensor([0, side, 0, side]).numpy(),  # for CenterNet
+        )
+    )
+    if with_proposal:
+        box = torch.tensor([[0.0, 0.0, side / 2, side / 2]])
+        sample.proposals = InstanceData(bboxes=box, scores=torch.ones(1))
+    image = torch.full((3, side, side), 128, dtype=torch.uint8)
+    return {"inputs": [image], "data_samples": [sample]}

@@ -1,4 +1,4 @@
-"""Models that CARE does not fit into, and why."""
+"""Models that CARE does not fit into, and the reasons."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from care_mm.errors import InputError
 
 PLAIN = (
-    "is a plain transformer: its head wants tokens or several maps of one size, and CARE gives a "
-    "pyramid"
+    "is a plain transformer: its head reads tokens or maps of one size, and CARE gives a pyramid"
 )
-BRANCHES = "is a whole two-branch network for real time, of which a backbone is only a part"
+BRANCHES = "is a complete real-time network with several branches, not only a backbone"
 UNET = "is an encoder and a decoder in one, with maps up to full resolution"
+TEXT = "its text and image encoders were trained together"
 
+# Type -> reason.
 BACKBONES = {
     "VisionTransformer": PLAIN,
     "BEiT": PLAIN,
@@ -28,22 +29,27 @@ BACKBONES = {
     "ERFNet": UNET,
     "UNet": UNET,
     "VPD": "is a diffusion model with its own decoder",
-    "HourglassNet": "is a stack of encoders and decoders, each of which feeds a loss",
-    "TridentResNet": "has three branches that the detector's head expects",
+    "HourglassNet": "is a stack of encoders and decoders, each of which has its own loss",
+    "TridentResNet": "has three branches, which the detector's head expects",
 }
 NECKS = {
-    "SSDNeck": "hands the backbone's own maps on to a head with layers for their widths",
-    "RFP": "runs a second copy of the backbone, with feedback that CARE has no input for",
+    "SSDNeck": "passes the backbone's own maps to a head that is built for their widths",
+    "RFP": "runs a second copy of the backbone, with feedback for which CARE has no input",
 }
-# A part that only such models have -> why not.
-PARTS = {
-    "language_model": "text and image encoder were trained together",
-    "text_encoder": "text and image encoder were trained together",
-}
+# Key below the model that only such models have -> reason.
+PARTS = {"language_model": TEXT, "text_encoder": TEXT}
 
 
 def refuse_backbone(backbone: Mapping, where: str) -> None:
-    """Raise InputError for a backbone whose place CARE cannot take."""
+    """Refuse a backbone that CARE cannot replace.
+
+    Args:
+        backbone: The config of the backbone.
+        where: Its place in the config, for the message.
+
+    Raises:
+        InputError: The backbone is CARE already, or one of ``BACKBONES``.
+    """
     kind = str(backbone.get("type")).rpartition(".")[2]
     if kind == "CARETransformer":
         raise InputError(f"{where} is CARETransformer already: set its arch")
@@ -52,8 +58,14 @@ def refuse_backbone(backbone: Mapping, where: str) -> None:
 
 
 def refuse_model(model: Mapping, where: str) -> None:
-    """Raise InputError for a model that is more than backbone, neck and head, or whose neck is
-    tied to one kind of backbone.
+    """Refuse a model with other parts than backbone, neck and head, or with a neck of ``NECKS``.
+
+    Args:
+        model: The config of the model.
+        where: Its place in the config, for the message.
+
+    Raises:
+        InputError: The model is of such a kind.
     """
     for key, reason in PARTS.items():
         if model.get(key) is not None:

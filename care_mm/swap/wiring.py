@@ -1,4 +1,4 @@
-"""Necks and heads that read a backbone's maps: their ``in_channels`` and ``in_index``."""
+"""Set ``in_channels`` and ``in_index`` of the necks and heads that read a backbone's maps."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from care_mm.swap.probe import Map
 
 @dataclass(frozen=True)
 class Feed:
-    """What takes the place of one map.
+    """The replacement of one feature map.
 
-    Args:
-        old: The map that readers got.
-        new: Positions, among the new maps, of what they get; where there are several, those from
-            the stride of the old map down to its depth, to be resized to one size and joined.
+    Attributes:
+        old: The map that the readers had.
+        new: Positions, among the new maps, of its replacement. Several positions run from the
+            stride of the old map down to its depth; they are resized to one size and joined.
     """
 
     old: Map
@@ -28,9 +28,9 @@ def rewire_neck(neck: dict, feeds: Sequence[Feed], new: Sequence[Map], where: st
     """Set ``in_channels`` of a neck that reads all maps, or the last one.
 
     Raises:
-        InputError: The neck's ``in_channels`` are not those of the maps.
+        InputError: The neck's ``in_channels`` are not those of the old maps.
     """
-    kind, widths = neck.get("type"), neck.get("in_channels")
+    widths = neck.get("in_channels")
     if isinstance(widths, int):
         feed = feeds[-1]
         if widths == feed.old.channels:
@@ -39,15 +39,21 @@ def rewire_neck(neck: dict, feeds: Sequence[Feed], new: Sequence[Map], where: st
     elif isinstance(widths, list | tuple):
         # YOLOv3's neck lists them from the deepest up.
         for order in (1, -1):
-            if list(widths) == [feed.old.channels for feed in feeds[::order]]:
-                channels = [new[feed.new[-1]].channels for feed in feeds[::order]]
-                neck["in_channels"] = type(widths)(channels)
+            if list(widths) == _old_widths(feeds[::order]):
+                neck["in_channels"] = type(widths)(_new_widths(feeds[::order], new))
                 return
-    given = [feed.old.channels for feed in feeds]
     raise InputError(
-        f"{where} {kind} has in_channels={widths}, but the old backbone gives {given}: how this "
-        "neck reads it is not known"
+        f"{where} {neck.get('type')} has in_channels={widths}, but the old backbone gives "
+        f"{_old_widths(feeds)}: how this neck reads it is not known"
     )
+
+
+def _old_widths(feeds: Sequence[Feed]) -> list[int]:
+    return [feed.old.channels for feed in feeds]
+
+
+def _new_widths(feeds: Sequence[Feed], new: Sequence[Map]) -> list[int]:
+    return [new[feed.new[-1]].channels for feed in feeds]
 
 
 def rewire_decode_heads(
@@ -56,26 +62,25 @@ def rewire_decode_heads(
     """Set the inputs of a segmentor's decode and auxiliary heads.
 
     Yields:
-        Paths below ``model`` with a remark for whoever reads the new config.
+        Paths below ``model``, with a remark for readers of the new config.
 
     Raises:
-        InputError: A head whose ``in_channels`` are not those of the maps it reads.
+        InputError: A head's ``in_channels`` are not those of the maps that it reads.
     """
     for role in ("decode_head", "auxiliary_head"):
-        found = list(_map_readers(model.get(role), (role,)))
-        if role == "decode_head" and not found:
+        readers = list(_map_readers(model.get(role), (role,)))
+        if role == "decode_head" and not readers:
             raise InputError(f"{where}.{role}: no part of it says which maps it reads")
-        for head, path in found:
-            # An auxiliary head is there to supervise one stage: it gets that one.
-            remark = _rewire_head(
-                head, feeds, new, ".".join((where, *map(str, path))), join=role == "decode_head"
-            )
+        for head, path in readers:
+            place = ".".join((where, *map(str, path)))
+            # An auxiliary head supervises one stage, so it gets that stage alone.
+            remark = _rewire_head(head, feeds, new, place, join=role == "decode_head")
             if remark:
                 yield path, remark
 
 
 def _map_readers(node: Any, path: tuple) -> Iterator[tuple[dict, tuple]]:
-    """Heads, and parts of heads that choose maps themselves (K-Net's generating head)."""
+    """Yield heads, and parts of heads that select maps themselves (K-Net's generating head)."""
     if isinstance(node, list | tuple):
         for i, item in enumerate(node):
             yield from _map_readers(item, (*path, i))
@@ -98,10 +103,8 @@ def _rewire_head(
     if any(not -len(feeds) <= i < len(feeds) for i in indices):
         raise InputError(f"{where}: in_index={index}, but there are {len(feeds)} maps")
     read = [feeds[i] for i in indices]
-    if (list(widths) if several else [widths]) != [feed.old.channels for feed in read]:
-        given = [feed.old.channels for feed in read]
-        raise InputError(f"{where}: in_channels={widths}, but the maps it reads have {given}")
-    if "c1_in_channels" in head:  # DeepLabV3+ takes the first map beside the one of in_index
+    _check_widths(widths, read, where)
+    if "c1_in_channels" in head:  # DeepLabV3+ reads the first map in addition to that of in_index
         head["c1_in_channels"] = new[feeds[0].new[-1]].channels
 
     if not several and join and len(read[0].new) > 1:
@@ -111,21 +114,30 @@ def _rewire_head(
         head["input_transform"] = "resize_concat"
         stride = read[0].old.stride
         return (
-            f"Strides {_listed(new[i].stride for i in positions)}, resized to {stride} and joined: "
-            f"the old backbone was dilated to stride {stride}."
+            f"Reads strides {_listed(new[i].stride for i in positions)}, resized to {stride} and "
+            f"concatenated, because the old backbone was dilated to stride {stride}."
         )
     positions = [feed.new[-1] for feed in read]
-    channels = [new[i].channels for i in positions]
+    channels = _new_widths(read, new)
     head["in_channels"] = type(widths)(channels) if several else channels[0]
     if positions != [i % len(new) for i in indices]:
         head["in_index"] = type(index)(positions) if several else positions[0]
-    strides, before = [new[i].stride for i in positions], [feed.old.stride for feed in read]
-    if strides == before:
+    strides, old_strides = [new[i].stride for i in positions], [feed.old.stride for feed in read]
+    if strides == old_strides:
         return None
-    many = "s" if len(strides) > 1 else ""
+    plural = "s" if len(strides) > 1 else ""
     return (
-        f"Stride{many} {_listed(strides)}: the old backbone was dilated and gave {_listed(before)}."
+        f"Reads stride{plural} {_listed(strides)}, where the dilated old backbone gave "
+        f"{_listed(old_strides)}."
     )
+
+
+def _check_widths(widths: int | Sequence[int], read: Sequence[Feed], where: str) -> None:
+    actual = list(widths) if isinstance(widths, list | tuple) else [widths]
+    if actual != _old_widths(read):
+        raise InputError(
+            f"{where}: in_channels={widths}, but the maps that it reads have {_old_widths(read)}"
+        )
 
 
 def _listed(numbers: Iterable[int]) -> str:
@@ -136,32 +148,28 @@ def _listed(numbers: Iterable[int]) -> str:
 def rewire_detection_heads(
     model: dict, feeds: Sequence[Feed], new: Sequence[Map], where: str
 ) -> None:
-    """Set ``in_channels`` of heads that read the maps with no neck between.
+    """Set ``in_channels`` of the heads of a detector without a neck.
 
     Raises:
-        InputError: There are none, or some that cannot take other widths.
+        InputError: No head has ``in_channels``, or a head cannot read other widths.
     """
     if "roi_head" in model:
         raise InputError(
             f"{where}.roi_head reads the backbone without a neck (a C4 or DC5 model), and its "
-            "layers continue those of a ResNet: take the FPN form of the same model"
+            "layers continue those of a ResNet: use the FPN form of the same model"
         )
-    found = False
-    for key, head in model.items():
-        if not isinstance(head, Mapping) or "in_channels" not in head:
-            continue
-        for part in (head, head.get("pixel_decoder") or {}):
-            if "in_channels" not in part:
-                continue
-            widths = part["in_channels"]
-            several = isinstance(widths, list | tuple)
-            if (list(widths) if several else [widths]) != [feed.old.channels for feed in feeds]:
-                given = [feed.old.channels for feed in feeds]
-                raise InputError(
-                    f"{where}.{key}: in_channels={widths}, but the maps that it gets have {given}"
-                )
-            channels = [new[feed.new[-1]].channels for feed in feeds]
-            part["in_channels"] = type(widths)(channels) if several else channels[0]
-            found = True
-    if not found:
+    heads = [
+        (key, part)
+        for key, head in model.items()
+        if isinstance(head, Mapping) and "in_channels" in head
+        for part in (head, head.get("pixel_decoder") or {})
+        if "in_channels" in part
+    ]
+    if not heads:
         raise InputError(f"{where}: no neck, and no head with in_channels to set")
+    for key, part in heads:
+        widths = part["in_channels"]
+        _check_widths(widths, feeds, f"{where}.{key}")
+        channels = _new_widths(feeds, new)
+        several = isinstance(widths, list | tuple)
+        part["in_channels"] = type(widths)(channels) if several else channels[0]

@@ -1,4 +1,4 @@
-"""Model families of mmdet and mmseg at a size for tests: thin heads, drawn truth, one step."""
+"""Small models of many families of mmdet and mmseg, batches for them, and one training step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ARCH = dict(
     attn_head_dims=(None, None, 8, 16),
 )
 SIDES = {"mmdet": 128, "mmseg": 64}  # pixels
-# Settings that cost time and change nothing in how the parts fit: key -> the most allowed.
+# Settings that cost time but do not affect whether the parts fit: key -> maximum.
 THIN = {
     "num": 16,  # sampled boxes
     "nms_pre": 50,
@@ -44,7 +44,7 @@ THIN = {
 
 
 def thin(model: Mapping, side: int) -> Any:
-    """The model config with less to compute, no weights to load, and pictures as small as ours."""
+    """Return the model config with fewer computations, no weights to load, and small images."""
     model = without_pretrained(copy.deepcopy(model))
     for node in find(model, lambda node: True):
         for key, most in THIN.items():
@@ -58,11 +58,11 @@ def thin(model: Mapping, side: int) -> Any:
 
 
 def batch_for(config: Config, square: bool) -> dict:
-    """Two pictures with what the config's training pipeline loads.
+    """Return a batch of two images with the annotations that the config's pipeline loads.
 
     Args:
-        config: Says which of boxes, masks and semantic maps that is.
-        square: Both pictures of one size, for models whose pipeline sees to that.
+        config: Its pipeline determines whether boxes, masks and semantic maps are loaded.
+        square: Give both images one size, for models whose pipeline does so.
     """
     side = SIDES[config.default_scope]
     if config.default_scope == "mmseg":
@@ -84,7 +84,7 @@ def batch_for(config: Config, square: bool) -> dict:
 def detection_batch(
     sizes: Sequence[tuple[int, int]], masks: bool, semantic: bool, first_stuff: int
 ) -> dict:
-    """Noise pictures of ``sizes`` (height, width), with three boxes each."""
+    """Return noise images of ``sizes`` (height, width), with three boxes each."""
     rng = np.random.default_rng(0)
     boxes = np.array([[8, 8, 56, 72], [40, 30, 90, 100], [60, 4, 80, 28]], np.float32)
     samples = []
@@ -124,7 +124,7 @@ def detection_batch(
 
 
 def segmentation_batch(side: int) -> dict:
-    """Two noise pictures with four classes in quarters, and a strip to ignore."""
+    """Return two noise images with four classes in quarters, and a strip to ignore."""
     rng = np.random.default_rng(0)
     half = side // 2
     labels = torch.zeros(1, side, side, dtype=torch.long)
@@ -145,12 +145,12 @@ def segmentation_batch(side: int) -> dict:
         )
         sample.gt_sem_seg = PixelData(data=labels.clone())
         samples.append(sample)
-    pictures = rng.integers(0, 255, (2, 3, side, side), dtype=np.uint8)
-    return {"inputs": list(torch.from_numpy(pictures)), "data_samples": samples}
+    images = rng.integers(0, 255, (2, 3, side, side), dtype=np.uint8)
+    return {"inputs": list(torch.from_numpy(images)), "data_samples": samples}
 
 
 def build_model(config: Config, overrides: Mapping[str, Any]) -> nn.Module:
-    """The config's model, thin, with random weights and ``overrides`` below ``model``."""
+    """Build the config's model, thin, with random weights and ``overrides`` below ``model``."""
     scope = config.default_scope
     model = Config(dict(model=thin(config.model, SIDES[scope])))
     model.merge_from_dict({f"model.{key}": value for key, value in overrides.items()})
@@ -160,8 +160,8 @@ def build_model(config: Config, overrides: Mapping[str, Any]) -> nn.Module:
 
 
 def train_step(model: nn.Module, batch: dict) -> dict[str, float]:
-    """One forward and backward pass in training mode; returns the losses."""
-    for name in ("epoch", "iter"):  # as mmengine's training loop
+    """Run one forward and backward pass in training mode, and return the losses."""
+    for name in ("epoch", "iter"):  # as mmengine's training loop does
         MessageHub.get_current_instance().update_info(name, 0)
     model.train()
     data = model.data_preprocessor(copy.deepcopy(batch), True)
@@ -171,7 +171,7 @@ def train_step(model: nn.Module, batch: dict) -> dict[str, float]:
 
 
 def predict(model: nn.Module, batch: dict) -> Any:
-    """The prediction for the first picture, as a data sample."""
+    """Return the prediction for the first image, as a data sample."""
     model.eval()
     with torch.no_grad():
         (sample,) = model.test_step({key: value[:1] for key, value in batch.items()})

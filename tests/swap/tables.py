@@ -1,4 +1,4 @@
-"""The model families that the swap is tried on, and those that it refuses."""
+"""The model families that the swap is tested on, and those that it refuses."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Family:
-    """A row of the table of what works.
+    """A row of the table of supported families.
 
     Args:
-        name: As people say it.
+        name: The usual name.
         config: A config that ships with mmdet or mmseg.
-        thinner: Settings below ``model`` that make it quicker still.
-        square: Both pictures of a batch of one size, as its pipeline makes them.
-        needs: A package that training it takes beside mmdet and mmseg.
+        thinner: Settings below ``model`` that make the model even smaller.
+        square: The images of a batch have one size, as the model's pipeline makes them.
+        needs: A package that training needs in addition to mmdet and mmseg.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A row of the table of what is refused, with a part of the reason."""
+    """A row of the table of refused families, with a part of the reason."""
 
     name: str
     config: str

@@ -1,7 +1,7 @@
-"""CARE in one family of models after the other: each trains a step, and predicts.
+"""CARE in many families of models: each trains one step, and predicts.
 
 ``CARE_MM_WRITE_DOCS=1 python -m pytest tests/swap/test_families.py`` writes the tables of
-docs/compatibility.md; without it the tests hold that page to what they see.
+docs/compatibility.md; without the variable, the tests compare the page with their results.
 """
 
 from __future__ import annotations
@@ -25,45 +25,67 @@ from care_mm.swap import Swap, read, swap_backbone, swap_text
 PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 WRITE = os.environ.get("CARE_MM_WRITE_DOCS") == "1"
 HEADERS = {
-    "works": ("model", "config", "in place of", "strides", "remarks"),
-    "refused": ("model", "config", "why not"),
+    "supported": ("model", "config", "old backbone", "strides", "notes"),
+    "refused": ("model", "config", "reason"),
 }
+
+
+class Page:
+    """The tables of the page; a test compares its row, or collects it for :meth:`write`."""
+
+    def __init__(self) -> None:
+        self.text = PAGE.read_text(encoding="utf-8")
+        self.rows: dict[str, list[str]] = {table: [] for table in HEADERS}
+        listed = re.findall(r"^(\d+)\. (`.+)$", self.text, flags=re.M)
+        self.notes = {} if WRITE else {note: number for number, note in listed}
+
+    def add(self, table: str, *cells: str) -> None:
+        """Add a row to a table."""
+        row = f"| {' | '.join(cells)} |\n"
+        self.rows[table].append(row)
+        assert WRITE or row in self.text, (
+            f"docs/compatibility.md lacks {row}Run this file with CARE_MM_WRITE_DOCS=1"
+        )
+
+    def number(self, note: str) -> str:
+        """Return the number of a note below the table."""
+        if WRITE:
+            self.notes.setdefault(note, str(len(self.notes) + 1))
+        assert note in self.notes, "Run this file with CARE_MM_WRITE_DOCS=1"
+        return self.notes[note]
+
+    def write(self) -> None:
+        """Replace the tables and the notes in the file."""
+        parts = {"notes": [f"{number}. {note}\n" for note, number in self.notes.items()]}
+        for table, header in HEADERS.items():
+            rule = "|---" * len(header) + "|\n"
+            parts[table] = [f"| {' | '.join(header)} |\n", rule, *self.rows[table]]
+        for name, lines in parts.items():
+            start, end = f"<!-- {name} -->\n", "<!-- end -->"
+            before, _, after = self.text.partition(start)
+            after = after.partition(end)[2]
+            self.text = before + start + "".join(lines) + end + after
+        PAGE.write_text(self.text, encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
-    """Initialisation logs a line for every parameter."""
+    """Silence initialisation, which logs a line for every parameter."""
     logging.disable(logging.INFO)
     yield
     logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="module")
-def rows() -> Iterator[dict[str, dict[str, str]]]:
-    """Table -> model -> its row; written to the page at the end if asked to."""
-    rows: dict[str, dict[str, str]] = {name: {} for name in HEADERS}
-    yield rows
+def page() -> Iterator[Page]:
+    page = Page()
+    yield page
     if WRITE:
-        text = PAGE.read_text(encoding="utf-8")
-        for name, header in HEADERS.items():
-            lines = [f"| {' | '.join(header)} |\n", "|---" * len(header) + "|\n"]
-            table = f"<!-- {name} -->\n{''.join((*lines, *rows[name].values()))}<!-- end -->"
-            text = re.sub(
-                rf"<!-- {name} -->.*?<!-- end -->", lambda _, t=table: t, text, flags=re.S
-            )
-        PAGE.write_text(text, encoding="utf-8")
-
-
-def in_the_page(rows: dict[str, dict[str, str]], table: str, name: str, *cells: str) -> None:
-    """Note a row, and hold the page to it."""
-    row = rows[table][name] = f"| {' | '.join((name, *cells))} |\n"
-    assert WRITE or row in PAGE.read_text(encoding="utf-8"), (
-        f"docs/compatibility.md has not: {row}Run this file with CARE_MM_WRITE_DOCS=1"
-    )
+        page.write()
 
 
 def comparable(node: object) -> object:
-    """A config part without the marks that ``_base_ = 'mmdet::...'`` leaves."""
+    """Return a config part without the ``_scope_`` that ``_base_ = 'mmdet::...'`` adds."""
     if isinstance(node, dict):
         return {key: comparable(value) for key, value in node.items() if key != "_scope_"}
     if isinstance(node, list | tuple):
@@ -72,7 +94,7 @@ def comparable(node: object) -> object:
 
 
 class Mixture:
-    """In place of scikit-learn's mixture of two Gaussians: the lower half, and the upper."""
+    """A stand-in for scikit-learn's mixture of two Gaussians: the lower and the upper half."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         self.middle = 0.0
@@ -89,7 +111,7 @@ class Mixture:
 
 @pytest.fixture
 def sklearn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PAA's choice of positives needs scikit-learn, which the stack does not bring."""
+    """Replace scikit-learn, which PAA needs to select positives and the stack does not have."""
     from mmdet.models.dense_heads import paa_head
 
     if paa_head.skm is None:
@@ -97,19 +119,19 @@ def sklearn(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(paa_head, "skm", module)
 
 
-def remarks_of(family: Family, swap: Swap) -> str:
-    remarks = []
+def notes_of(family: Family, swap: Swap) -> list[str]:
+    notes = []
     for path, remark in swap.remarks.items():
         part = next(key for key in reversed(path) if isinstance(key, str))
-        remarks.append(f"`{part}`: {remark[0].lower()}{remark[1:]}")
+        notes.append(f"`{part}`: {remark}")
     if family.needs:
-        remarks.append(f"Training needs {family.needs}.")
-    return " ".join(remarks)
+        notes.append(f"`{family.needs}` is needed for training.")
+    return notes
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 def test_a_family_trains_a_step_and_predicts(
-    family: Family, rows: dict[str, dict[str, str]], tmp_path: Path, sklearn: None
+    family: Family, page: Page, tmp_path: Path, sklearn: None
 ) -> None:
     torch.manual_seed(0)
     source = read(family.config)
@@ -131,25 +153,21 @@ def test_a_family_trains_a_step_and_predicts(
     for part in ("stem", *(f"stages.{i}" for i in used)):
         assert any(
             grad.any() for name, grad in gradients.items() if name.startswith(f"backbone.{part}.")
-        ), f"no gradient comes to {part}"
+        ), f"no gradient reaches {part}"
 
     sample = predict(model, batch)
     assert any(key.startswith("pred_") for key in sample.keys())  # noqa: SIM118, no dict
 
     strides = ", ".join(str(m.stride) for m in swap.new_maps)
-    config = f"`{family.config}`"
-    in_the_page(
-        rows, "works", family.name, config, swap.old_backbone, strides, remarks_of(family, swap)
-    )
+    notes = ", ".join(map(page.number, notes_of(family, swap)))
+    page.add("supported", family.name, f"`{family.config}`", swap.old_backbone, strides, notes)
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.name)
-def test_a_model_that_care_does_not_fit_into_is_refused(
-    refusal: Refusal, rows: dict[str, dict[str, str]]
-) -> None:
+def test_a_model_that_care_does_not_fit_into_is_refused(refusal: Refusal, page: Page) -> None:
     with pytest.raises(InputError, match=re.escape(refusal.reason)) as error:
         swap_backbone(read(refusal.config).config, ARCH)
-    in_the_page(rows, "refused", refusal.name, f"`{refusal.config}`", str(error.value))
+    page.add("refused", refusal.name, f"`{refusal.config}`", str(error.value))
 
 
 def test_the_page_has_no_other_rows() -> None:

@@ -1,4 +1,4 @@
-"""As a new user: someone else's config swapped, then mmdet's and mmseg's own tools on own data."""
+"""Swap a config, then train and test it on other data with the tools of mmdet and mmseg."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ model = dict(
     decode_head=dict(num_classes={len(SEG_CLASSES)}),
     auxiliary_head=dict(num_classes={len(SEG_CLASSES)}))
 """
-# Sizes for a test: fewer pixels, a narrower head, no processes for loading.
+# Small enough for a test: fewer pixels, a narrower head, no loader processes.
 LOADING = tuple(
     f"{split}_dataloader.{setting}"
     for split in ("train", "val", "test")
@@ -77,7 +77,7 @@ Call = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: drawn data, and the authors' weights under the name that we expect."""
+    """A user's folder with drawn data, and weights of the authors' format at the usual path."""
     folder = tmp_path_factory.mktemp("user")
     ensure_shapes(folder / "data" / "shapes", num_train=6, num_val=2, size=96, seed=3)
     (folder / "checkpoints").mkdir()
@@ -90,7 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def call(folder: Path) -> Call:
-    """Run a script in that folder; returns what it printed."""
+    """Return a function that runs a script in that folder and returns its output."""
 
     def call(script: Path, *args: object) -> str:
         process = subprocess.run(
@@ -108,13 +108,13 @@ def call(folder: Path) -> Call:
 
 
 def tool_of(package: str, name: str) -> Path:
-    """A script as the installed package brings it."""
+    """Return the path of a script that the installed package ships."""
     module = Path(importlib.util.find_spec(package).origin).parent
-    places = [module / ".mim" / "tools" / name, module.parent / "tools" / name]
-    return next(place for place in places if place.is_file())
+    paths = [module / ".mim" / "tools" / name, module.parent / "tools" / name]
+    return next(path for path in paths if path.is_file())
 
 
-def test_retinanet_is_swapped_trained_tested_and_pictured(folder: Path, call: Call) -> None:
+def test_retinanet_is_swapped_trained_tested_and_drawn(folder: Path, call: Call) -> None:
     base = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
     args = (base, "--arch", "s0", "--out", "retinanet_care.py")
     printed = call(REPOSITORY / "tools" / "swap_backbone.py", *args)
@@ -133,7 +133,7 @@ def test_retinanet_is_swapped_trained_tested_and_pictured(folder: Path, call: Ca
     assert len(list((folder / "runs" / "detector").rglob("shown/*.jpg"))) == 2
 
 
-def test_upernet_is_swapped_trained_tested_and_pictured(folder: Path, call: Call) -> None:
+def test_upernet_is_swapped_trained_tested_and_drawn(folder: Path, call: Call) -> None:
     base = "mmseg::upernet/upernet_r50_4xb4-80k_ade20k-512x512.py"
     args = (base, "--arch", "s0", "--out", "upernet_care.py")
     call(REPOSITORY / "tools" / "swap_backbone.py", *args)
@@ -150,8 +150,8 @@ def test_upernet_is_swapped_trained_tested_and_pictured(folder: Path, call: Call
     assert len(list((folder / "shown").rglob("*.png"))) == 2
 
 
-def test_ours_train_what_was_swapped(folder: Path, call: Call) -> None:
-    """Runs on the config that the first test writes."""
+def test_our_own_tools_train_a_swapped_config(folder: Path, call: Call) -> None:
+    """This needs the config that the first test writes."""
     options = ("--work-dir", "runs/ours", "--cfg-options", *SMALL_DETECTOR)
     trained = call(REPOSITORY / "tools" / "train.py", "my_detector.py", *options)
     assert "559 of 559 tensors loaded" in trained

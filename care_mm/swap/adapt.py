@@ -1,4 +1,4 @@
-"""What a new backbone asks of the rest of a config: weights, pictures, optimizer, imports."""
+"""Adapt the rest of a config to the new backbone: weights, normalisation, optimizer, imports."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ from mmengine.config import Config, ConfigDict
 
 from care_mm.config import is_pretrained, without_pretrained
 
-MEAN = [123.675, 116.28, 103.53]  # ImageNet's, RGB: what CARE was trained with
+# The numbers of our own configs in configs/_base_; tests/swap/test_adapt.py compares them.
+MEAN = [123.675, 116.28, 103.53]  # of ImageNet in RGB, as CARE was trained
 STD = [58.395, 57.12, 57.375]
-DIVISOR = 32  # CARE floors odd sizes: padding keeps every map at its exact stride
-
+DIVISOR = 32  # CARE rounds odd sizes down, so padding keeps every map at its exact stride
 PREPROCESSORS = {
     "mmdet": {"type": "DetDataPreprocessor"},
     "mmseg": {"type": "SegDataPreProcessor", "pad_val": 0, "seg_pad_val": 255},
 }
-# These take the sides of what the backbone sees for those of the picture.
+
+# Detectors that take the padded size for the size of the image.
 NO_PADDING = ("YOLACT",)
-# Optimizer wrappers that look up the depth of a layer by the names of one family of backbones.
+# Optimizer wrappers that derive the depth of a layer from the names of one backbone family.
 LAYER_DECAY = ("LearningRateDecayOptimizerConstructor", "LayerDecayOptimizerConstructor")
 
 Remarks = dict[tuple, str]
 
 
 def drop_old_weights(config: Config, prefix: tuple[str, ...], remarks: Remarks) -> None:
-    """Nothing loads weights of the old backbone, or of a model with it.
+    """Remove the weights of the old backbone, and those of a model trained with it.
 
     Args:
         config: Changed in place.
-        prefix: Keys from ``model`` to the dict that has the backbone.
-        remarks: Gets one for ``load_from``.
+        prefix: Keys from ``model`` to the dict that holds the backbone.
+        remarks: Gets a remark for ``load_from``.
     """
     old = config.model
     config.model = without_pretrained(old)
     new = config.model  # the assignment copied it
     for key in (*prefix, None):
-        # None, where the key could just go: a short difference can set one, but not delete it.
+        # None instead of no key, because a difference to the base can set but not delete a key.
         if is_pretrained(old.get("init_cfg") or {}):
             new["init_cfg"] = None
         if old.get("pretrained") is not None:
@@ -49,13 +50,14 @@ def drop_old_weights(config: Config, prefix: tuple[str, ...], remarks: Remarks) 
 
 
 def normalise(config: Config, scope: str) -> None:
-    """Pictures come in RGB with ImageNet's statistics, and with sides that 32 divides."""
+    """Set RGB input, ImageNet's mean and deviation, and image sides divisible by 32."""
     holder = config.model if "data_preprocessor" in config.model else config
     if "data_preprocessor" not in holder:
         holder = config.model
         holder.data_preprocessor = ConfigDict(PREPROCESSORS[scope])
     settings = holder["data_preprocessor"]
-    while isinstance(settings.get("data_preprocessor"), Mapping):  # one per branch, one inside
+    # Semi-supervised detectors wrap the preprocessor in one with several branches.
+    while isinstance(settings.get("data_preprocessor"), Mapping):
         settings = settings.data_preprocessor
     settings.update(mean=list(MEAN), std=list(STD), bgr_to_rgb=True)
     if settings.get("rgb_to_bgr"):
@@ -67,22 +69,22 @@ def normalise(config: Config, scope: str) -> None:
         settings.test_cfg = ConfigDict(size_divisor=DIVISOR)
 
 
-def settle_optimizer(config: Config, remarks: Remarks) -> None:
-    """No learning rates by depth: they go by names that CARE's layers do not have."""
+def drop_layer_decay(config: Config, remarks: Remarks) -> None:
+    """Remove learning rates by depth, which depend on the layer names of the old backbone."""
     wrapper = config.get("optim_wrapper")
     if isinstance(wrapper, Mapping) and wrapper.get("constructor") in LAYER_DECAY:
         remarks[("optim_wrapper",)] = (
-            f"Without {wrapper.constructor}, which knows the old backbone's layers only."
+            f"{wrapper.constructor} is removed, because it knows only the layers of the old backbone."
         )
         del wrapper["constructor"]
         wrapper.pop("paramwise_cfg", None)
 
 
 def add_import(config: Config) -> None:
-    """``custom_imports`` brings care_mm along, after whatever it has."""
-    given = dict(config.get("custom_imports") or {"allow_failed_imports": False})
-    modules = given.pop("imports", None) or []
+    """Append care_mm to ``custom_imports``."""
+    imports = dict(config.get("custom_imports") or {"allow_failed_imports": False})
+    modules = imports.pop("imports", None) or []
     modules = [modules] if isinstance(modules, str) else list(modules)
     if "care_mm" not in modules:
         modules.append("care_mm")
-    config.custom_imports = ConfigDict(imports=modules, **given)
+    config.custom_imports = ConfigDict(imports=modules, **imports)
