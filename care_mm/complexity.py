@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of a config's model, part by part, at any input size.
 
-The counter is mmengine's ``FlopAnalyzer``, which is fvcore's: it traces the model and counts what
-was called, attention products included. One GMAC is 1e9 multiply-adds.
+The counter is mmengine's copy of fvcore's ``FlopAnalyzer``, which traces the model and counts the
+operators that are called, attention products included. One GMAC is 1e9 multiply-adds.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 from torch import nn
 
-from care_mm.cli import text_table as table  # noqa: F401  until its users import it from cli
 from care_mm.errors import InputError
 
-# Modules whose children are parts of their own; any other child of the model is one part.
+# Modules whose children are listed as parts; every other child of the model is one part.
 _DIVIDED = ("backbone", "stages", "roi_head")
 _PRODUCTS = ("conv", "linear", "addmm", "matmul", "bmm", "mm", "einsum")
-# mmdet's tensor mode gives that many of the proposals to the mask head.
+# mmdet's tensor mode passes this many proposals to the mask head.
 _NUM_MASKS = 100
 
 
@@ -32,10 +31,10 @@ class Part:
     """A part of a model.
 
     Attributes:
-        name: Where it is in the model, or ``'elsewhere'`` for what no part's own call did.
-        parameters: Number of them.
-        macs: Multiply-adds as the counter has them: products, two for every element that a norm
-            sees, four for every bilinear sample.
+        name: Its path in the model, or ``'elsewhere'`` for work outside the calls of all parts.
+        parameters: Number of parameters.
+        macs: Multiply-adds by the counter's rules: products, two for every element that a norm
+            reads, four for every bilinear sample.
         products: Multiply-adds of convolutions, linear layers and attention alone.
     """
 
@@ -47,13 +46,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Complexity:
-    """What one image costs.
+    """The cost of one image.
 
     Attributes:
         shape: Height and width of the input in pixels.
-        parts: In the order of the model.
-        assumed: What the count takes for granted, such as ``'1000 proposals, 100 masks'``, or
-            empty.
+        parts: The parts in the order of the model.
+        assumed: Assumptions of the count, such as ``'1000 proposals, 100 masks'``, or empty.
     """
 
     shape: tuple[int, int]
@@ -61,7 +59,7 @@ class Complexity:
     assumed: str = ""
 
     def sum(self, prefix: str = "", name: str = "total") -> Part:
-        """The parts whose names begin with ``prefix`` together."""
+        """Return the sum of the parts whose names start with ``prefix``."""
         parts = [part for part in self.parts if part.name.startswith(prefix)]
         return Part(
             name,
@@ -72,13 +70,14 @@ class Complexity:
 
     @property
     def megapixels(self) -> float:
-        """Pixels of the input, in millions."""
+        """Number of pixels of the input, in millions."""
         return self.shape[0] * self.shape[1] / 1e6
 
 
 def build(config: Config) -> nn.Module:
-    """The config's model in evaluation mode, with random weights: no file is read, and no
-    teacher is built.
+    """Build the model of a config in evaluation mode, with random weights.
+
+    No weights are read, and no teacher is built.
 
     Raises:
         InputError: The config has no model.
@@ -86,20 +85,20 @@ def build(config: Config) -> nn.Module:
     if "model" not in config:
         raise InputError(f"config {config.filename}: has no model")
     init_default_scope(config.get("default_scope", "mmengine"))
-    # Settings of the training cost nothing, and mmpretrain logs what it makes of them.
+    # Training settings do not matter here, and mmpretrain logs how it changes them.
     training = {"train_cfg": None} if "train_cfg" in config.model else {}
     return MODELS.build({**config.model, **training}).eval()
 
 
 @torch.no_grad()
 def count(model: nn.Module, shape: tuple[int, int]) -> Complexity:
-    """Parameters and multiply-adds of a model's parts for one image.
+    """Count parameters and multiply-adds of a model's parts for one image.
 
-    A two-stage detector is given as many proposals as its ``test_cfg`` lets through, because with
-    random weights their number means nothing.
+    A two-stage detector gets the maximum number of proposals of its ``test_cfg``, because their
+    number is arbitrary with random weights.
 
     Args:
-        model: Of any MM scope, in evaluation mode.
+        model: A model of any MM scope, in evaluation mode.
         shape: Height and width of the input in pixels.
 
     Raises:
@@ -114,7 +113,7 @@ def count(model: nn.Module, shape: tuple[int, int]) -> Complexity:
     with _given_proposals(model) as assumed:
         counter = FlopAnalyzer(model, (image,))
         counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        # Sums, not products: published figures leave the pooling before the heads out.
+        # The pooling before the heads only sums, and published figures leave it out.
         counter.set_op_handle("aten::adaptive_avg_pool2d", lambda inputs, outputs: 0)
         by_module = counter.by_module_and_operator()
 
@@ -150,7 +149,7 @@ def _parts(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
 
 @contextmanager
 def _given_proposals(model: nn.Module) -> Iterator[str]:
-    """Let a two-stage detector have its full number of proposals; yields what is assumed."""
+    """Give a two-stage detector its maximum number of proposals; yield the assumptions."""
     if not (getattr(model, "with_rpn", False) and getattr(model, "with_roi_head", False)):
         yield ""
         return
@@ -159,7 +158,7 @@ def _given_proposals(model: nn.Module) -> Iterator[str]:
     box = torch.tensor([0.0, 0.0, 32.0, 32.0], device=next(model.parameters()).device)
 
     def predict(features: tuple, data_samples: Sequence, rescale: bool = False) -> list:
-        # The trace drops what the model's output does not depend on.
+        # The trace drops everything that the model's output does not depend on.
         unused = sum(level.sum() for output in head(features) for level in output)
         return [InstanceData(bboxes=box.repeat(number, 1) + 0 * unused)]
 
@@ -176,7 +175,7 @@ MODEL_HEADING = ["config", "input (HxW)", *_FIGURES, "assumed"]
 
 
 def part_rows(complexity: Complexity) -> list[list[str]]:
-    """A table of the parts and their sum, heading first."""
+    """Return a table of the parts and their sum, heading first."""
     rows = [["part", *_FIGURES]]
     for part in (*complexity.parts, complexity.sum()):
         rows.append([part.name, *_figures(part)])
@@ -184,14 +183,15 @@ def part_rows(complexity: Complexity) -> list[list[str]]:
 
 
 def model_row(name: str, complexity: Complexity) -> list[str]:
-    """A model in one row under :data:`MODEL_HEADING`."""
+    """Return the row of a model under :data:`MODEL_HEADING`."""
     height, width = complexity.shape
     return [name, f"{height}x{width}", *_figures(complexity.sum()), complexity.assumed]
 
 
 def growth_rows(complexities: Sequence[Complexity]) -> list[list[str]]:
-    """A table of one model at several sizes, heading first; a constant GMACs per megapixel is a
-    cost linear in the number of pixels.
+    """Return a table of one model at several sizes, heading first.
+
+    GMACs per megapixel are constant where the cost is linear in the number of pixels.
     """
     rows = [["input (HxW)"]]
     rows[0] += [f"{what}{unit}" for what in ("backbone", "model") for unit in (" GMACs", " per MP")]

@@ -1,4 +1,4 @@
-"""CARE as a family of timm's, for ``timm.create_model('care_s1')`` once this module is imported.
+"""CARE for timm: importing this module enables ``timm.create_model('care_s1')``.
 
 A thin wrapper: the network is :class:`care_mm.models.backbone.CARETransformer`, and the state dict
 has the keys of our ImageNet classifier (``backbone.*``, ``head.*``).
@@ -34,7 +34,7 @@ FIRST_CONV = "backbone.stem.conv"
 
 
 class TwoHeads(nn.Module):
-    """The label head and the distillation head; see :class:`CARE` for what comes out."""
+    """The label head and the distillation head; see :meth:`CARE.forward` for their outputs."""
 
     def __init__(self, in_channels: int, num_classes: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class TwoHeads(nn.Module):
         self.distilled_training = False
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, in_channels) -> (B, num_classes), or a pair of it."""
+        """(B, in_channels) -> (B, num_classes), or a pair of such logits."""
         label, distill = self.label(x), self.distill(x)
         if self.training and self.distilled_training:
             return label, distill
@@ -55,14 +55,14 @@ class CARE(nn.Module):
 
     Args:
         arch: As in :class:`CARETransformer`.
-        num_classes: Of each head; 0 leaves the heads out and returns pooled features.
+        num_classes: Number of classes of each head; 0 omits the heads and returns pooled features.
         in_chans: Channels of the input.
         global_pool: ``'avg'``, or ``''`` for none (with ``num_classes=0``).
         drop_rate: Dropout on the pooled features.
         drop_path_rate: As in :class:`CARETransformer`.
 
     Raises:
-        ValueError: Another ``global_pool``, or what :class:`CARETransformer` refuses.
+        ValueError: An unknown ``global_pool``, or arguments that :class:`CARETransformer` refuses.
 
     Example:
         >>> model = timm.create_model('care_s1', features_only=True, out_indices=(1, -1))
@@ -107,24 +107,25 @@ class CARE(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Outputs of the stages ``indices`` (the last n for an integer, all for ``None``).
+        """Return the outputs of some stages.
 
         Args:
-            x: (B, in_chans, H, W).
-            indices: Stages; negative ones count from the last.
-            norm: Nothing to do: CARE has no last norm.
-            stop_early: Nothing to do: :meth:`prune_intermediate_layers` takes stages out.
+            x: Images (B, in_chans, H, W).
+            indices: Stages; negative numbers count from the last. An integer n means the last n
+                stages, ``None`` all of them.
+            norm: Ignored: CARE has no last norm.
+            stop_early: Ignored: :meth:`prune_intermediate_layers` removes stages.
             output_fmt: ``'NCHW'``.
-            intermediates_only: Return the list alone, not with the last stage's output before it.
+            intermediates_only: Return the list only, without the last stage's output.
 
         Raises:
-            ValueError: Another ``output_fmt``.
+            ValueError: ``output_fmt`` is not ``'NCHW'``.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt={output_fmt!r}: CARE's maps are 'NCHW'")
         maps = self.backbone(x)
-        taken = [maps[stage] for stage in _stages(indices, len(maps))]
-        return taken if intermediates_only else (maps[-1], taken)
+        selected = [maps[stage] for stage in _stages(indices, len(maps))]
+        return selected if intermediates_only else (maps[-1], selected)
 
     def prune_intermediate_layers(
         self,
@@ -132,23 +133,23 @@ class CARE(nn.Module):
         prune_norm: bool = False,
         prune_head: bool = True,
     ) -> list[int]:
-        """Take out the stages after the last of ``indices``, and the heads; returns ``indices``."""
-        take = _stages(indices, len(self.backbone.stages))
-        if max(take) < len(self.backbone.stages) - 1:
-            shorter = CARETransformer(**self._settings, out_indices=range(max(take) + 1))
+        """Remove the stages after the last of ``indices``, and the heads; return ``indices``."""
+        kept = _stages(indices, len(self.backbone.stages))
+        if max(kept) < len(self.backbone.stages) - 1:
+            shorter = CARETransformer(**self._settings, out_indices=range(max(kept) + 1))
             state = self.backbone.state_dict()
             shorter.load_state_dict({key: state[key] for key in shorter.state_dict()})
             self.backbone = shorter.to(self.backbone.stem.conv.weight).train(self.training)
             self.num_features = self.head_hidden_size = self.backbone.out_channels[-1]
-            prune_head = True  # it was made for the last stage
+            prune_head = True  # the heads fit the last stage only
         if prune_head:
             self.reset_classifier(0, "")
-        return take
+        return kept
 
     # Classification
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """(B, num_features, h, w) -> logits (B, num_classes), or what goes into the heads."""
+        """(B, num_features, h, w) -> logits (B, num_classes), or the input of the heads."""
         if self.global_pool == "avg":
             x = x.mean((2, 3))
         x = self.head_drop(x)
@@ -157,20 +158,20 @@ class CARE(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """(B, in_chans, H, W) -> mean logits of both heads, (B, num_classes).
 
-        While training after ``set_distilled_training()``: the pair of the label head's and the
-        distillation head's.
+        In training mode after ``set_distilled_training()``, returns the pair of the label head's
+        and the distillation head's logits.
         """
         return self.forward_head(self.forward_features(x))
 
     def get_classifier(self) -> nn.Module | tuple[nn.Module, nn.Module]:
-        """The last layers of the two heads, or the identity."""
+        """Return the last layers of the two heads, or the identity without heads."""
         return (self.head.label.fc, self.head.distill.fc) if self.num_classes else self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Fresh heads for ``num_classes``, none for 0.
+        """Build new heads for ``num_classes``, none for 0.
 
         Raises:
-            ValueError: A ``global_pool`` other than ``'avg'`` and ``''``, or heads without it.
+            ValueError: ``global_pool`` is neither ``'avg'`` nor ``''``, or ``''`` with heads.
         """
         pool = self.global_pool if global_pool is None else global_pool
         if pool != "avg" and (pool or num_classes):
@@ -181,7 +182,7 @@ class CARE(nn.Module):
         self.head = heads.to(self.backbone.stem.conv.weight).train(self.training)
 
     def set_distilled_training(self, enable: bool = True) -> None:
-        """Whether training gets the logits of both heads."""
+        """Set whether the logits of both heads are returned in training mode."""
         self.head.distilled_training = enable
 
     # Training
@@ -192,7 +193,7 @@ class CARE(nn.Module):
             stage.with_cp = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers by depth, for learning rates by layer."""
+        """Return patterns that group layers by depth, for layer-wise learning rates."""
         stage = r"^backbone\.stages\.(\d+)"
         fine = [(stage + r"\.downsample", (0,)), (stage + r"\.blocks\.(\d+)", None)]
         return dict(stem=r"^backbone\.stem", blocks=stage if coarse else fine)
@@ -200,13 +201,13 @@ class CARE(nn.Module):
     # Weights
 
     def load_pretrained(self, path: str, prefix: str = "") -> None:
-        """Load a classifier's file, ours or the authors'; called for ``pretrained=True``.
+        """Load a file of the classifier, ours or the authors'; called for ``pretrained=True``.
 
-        As for all of timm's models, the first convolution is adapted to ``in_chans``, and heads for
-        another number of classes start fresh; everything else has to match.
+        As for all timm models, the first convolution is adapted to ``in_chans``, and heads for
+        another number of classes start fresh. Everything else must match.
 
         Raises:
-            InputError: A missing or unreadable file, or one that does not fit.
+            InputError: The file is missing or unreadable, or does not fit.
         """
         state = checkpoint_filter_fn(state_dict_of(read_checkpoint(path), path))
         stem = f"{FIRST_CONV}.weight"
@@ -215,7 +216,9 @@ class CARE(nn.Module):
         expected, classes = self.state_dict(), num_classes_of(state)
         if classes != self.num_classes:
             fresh = CLASSIFIERS if self.num_classes else ("head.",)
-            print_log(f"{path} has {classes} classes: not loaded are {', '.join(fresh)}", "current")
+            print_log(
+                f"{path} has {classes} classes, so these start fresh: {', '.join(fresh)}", "current"
+            )
             state, expected = (
                 {key: value for key, value in part.items() if not key.startswith(fresh)}
                 for part in (state, expected)
@@ -226,19 +229,19 @@ class CARE(nn.Module):
 
 
 def _stages(indices: int | Sequence[int] | None, count: int) -> list[int]:
-    """Stages as numbers from 0; raises IndexError for one that is not there."""
+    """Return stages as numbers from 0; raise IndexError for one that does not exist."""
     if isinstance(indices, int):
         indices = range(-indices, 0)
     return [range(count)[i] for i in (range(count) if indices is None else indices)]
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Tensor], model: nn.Module | None = None) -> dict:
-    """The authors' state dict under our keys; ours as it is. timm calls it for files of its own."""
+    """Return a state dict under our keys; timm calls this for files that it reads itself."""
     return convert_official(state_dict) if is_official(state_dict) else dict(state_dict)
 
 
 def _cfg(arch: str) -> dict[str, Any]:
-    """Where the weights are, and how the authors evaluate."""
+    """Return timm's settings of a size: the file of the weights and the authors' evaluation."""
     return dict(
         file=f"checkpoints/care_{arch}_in1k.pth",
         custom_load=True,

@@ -10,10 +10,12 @@ import pytest
 from mmengine.config import Config
 from torch import nn
 
-from care_mm.complexity import Complexity, build, count, default_shape, growth_rows, table
+from care_mm.cli import text_table
+from care_mm.complexity import Complexity, build, count, growth_rows
 from care_mm.config import load_config
 from care_mm.errors import InputError
 from care_mm.models.arch import ARCHS, Arch
+from care_mm.tasks import default_shape
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 # Parameters with both heads, GMACs at 224 x 224, and those of the products alone.
@@ -191,10 +193,10 @@ def test_bad_input_is_named() -> None:
 
 def test_tables_have_their_figures_under_their_heading() -> None:
     rows = growth_rows([counted("care_s0_imagenet", side, side) for side in (64, 128)])
-    heading, first, second = table(rows).splitlines()
+    heading, first, second = text_table(rows).splitlines()
     assert len(heading) == len(first) == len(second)
     assert first.split()[0] == "64x64"
     per_megapixel = heading.split("  ").index("backbone per MP")
     assert len({row[per_megapixel] for row in rows[1:]}) == 1
-    markdown = table([["a", "b", "c"], ["1", "2", ""]], markdown=True)
+    markdown = text_table([["a", "b", "c"], ["1", "2", ""]], markdown=True)
     assert markdown == "| a | b |\n| --- | --- |\n| 1 | 2 |"

@@ -1,8 +1,12 @@
-"""The pages of docs/: all in the index, no link to nowhere, and snippets that train."""
+"""README, CHANGELOG and docs/: links, names and options exist, snippets run, plain English."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,34 +14,204 @@ import tool
 import torch
 from miniature import make_coco
 from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from care_mm import CARETransformer
+from care_mm.config import load_config, without_pretrained
+from care_mm.datasets.check.config import check_config
 
 ROOT = tool.TOOLS.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 FINETUNE = (ROOT / "docs" / "finetune.md").read_text()
+FENCE = re.compile(r"^```.*?^```", flags=re.DOTALL | re.MULTILINE)
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+# Links
 
 
 def test_index_has_every_page() -> None:
     linked = set(re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "README.md").read_text()))
     assert linked == {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
-    assert "(docs/README.md)" in PAGES[0].read_text()
+    assert "(docs/README.md)" in README.read_text()
 
 
 def anchors(page: Path) -> set[str]:
-    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    """Return the anchors of a page's headings, as GitHub forms them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text()), flags=re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+@every_page
+def test_relative_links_and_anchors_resolve(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", page.read_text())):
         if "://" in link:
             continue
         name, _, anchor = link.partition("#")
         target = (page.parent / name) if name else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+# Names and options
+
+
+def exists(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one."""
+    try:
+        import_module(name)
+    except ModuleNotFoundError:
+        module, _, attribute = name.rpartition(".")
+        return bool(module) and exists(module) and hasattr(import_module(module), attribute)
+    return True
+
+
+@every_page
+def test_every_name_in_care_mm_exists(page: Path) -> None:
+    for name in set(re.findall(r"\bcare_mm(?:\.[A-Za-z_]\w*)+", page.read_text())):
+        assert exists(name), name
+
+
+@every_page
+def test_every_file_of_the_repository_that_a_page_names_exists(page: Path) -> None:
+    paths = r"(?<![\w$./-])(?:care_mm|configs|docs|tests|tools)/[\w./*-]*\w"
+    for path in set(re.findall(paths, page.read_text())):
+        assert list(ROOT.glob(path)), path
+
+
+# Options of the commands of pip, torchrun, Slurm, curl and the MM packages.
+OTHERS = {
+    "--help",
+    "--kill-on-bad-exit",
+    "--logdir",
+    "--mode",
+    "--no-build-isolation",
+    "--no-cache-dir",
+    "--no-deps",
+    "--nproc_per_node",
+    "--pairs",
+    "--standalone",
+    "--style",
+}
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+COMMAND = re.compile(r"(?<![\w$/])tools/(\w+)\.(?:py|sh)")
+LAUNCHED = {"dist_train": "train", "slurm_train": "train", "dist_test": "test"}
+
+
+@pytest.fixture(scope="module")
+def options() -> dict[str, set[str]]:
+    """The options of each command, as its ``--help`` prints them."""
+    printed = {}
+    for file in tool.TOOLS.glob("*.py"):
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), pytest.raises(SystemExit):
+            tool.call(file.stem, "--help")
+        printed[file.stem] = set(OPTION.findall(output.getvalue()))
+    return printed
+
+
+def commands(text: str) -> list[str]:
+    """Return what a page sets as code: lines of code blocks, and spans in the text."""
+    blocks = "".join(FENCE.findall(text)).replace("\\\n", " ")
+    spans = re.findall(r"`([^`]+)`", FENCE.sub("", text))
+    return [line.split(" # ")[0] for line in (*blocks.splitlines(), *spans)]
+
+
+@every_page
+def test_every_option_on_a_page_exists(page: Path, options: dict[str, set[str]]) -> None:
+    for line in commands(page.read_text()):
+        command = COMMAND.search(line)
+        if command:
+            known = options[LAUNCHED.get(command[1], command[1])] | OTHERS
+        elif re.search(r"\.py\b", line):  # a script of another folder or package
+            continue
+        else:
+            known = set().union(*options.values(), OTHERS)
+        unknown = set(OPTION.findall(line)) - known
+        assert not unknown, f"{line}: {unknown}"
+
+
+# Plain English
+
+# Pattern -> what to write instead.
+FORBIDDEN = {
+    r"\bpictures?\b(?!/)": "image",  # `pictures/` is a folder of earlier versions
+    r"\bmend(s|ed|ing)?\b": "fix",
+    r"\bbeside\b": "next to",
+    r"\bgo(es|ing)? on from\b": "resume from",
+    r"\b(are|is) looked at\b": "is checked",
+    r"\bare none\b": "are ignored",
+    r"\bfiles of strangers\b": "untrusted files",
+    r"\brandom stay\b": "... stay random",
+    r"^#+ (What|Which|Of|By|Within|As which)\b[^?]*$": "a heading that names its topic",
+    r'"""(What|Which|Of|By|Within|As which)\b': "a docstring that begins with a verb or noun",
+}
+PLAIN = {pattern: re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in FORBIDDEN}
+
+
+@pytest.mark.parametrize("file", PAGES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_plain_english(file: Path) -> None:
+    text = file.read_text()
+    faults = [
+        f"{file.name}:{text[: match.start()].count(chr(10)) + 1}: {match[0]!r}: write {better}"
+        for pattern, better in FORBIDDEN.items()
+        for match in PLAIN[pattern].finditer(text)
+    ]
+    assert not faults, "\n".join(faults)
+
+
+# Snippets
+
+
+def snippets(text: str, *names: str) -> list[str]:
+    """Return the named config snippets of a page; ``# name.py`` is the first line of each."""
+    found = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, flags=re.DOTALL))
+    assert list(found) == list(names)
+    return [re.sub(r'(_base_ = ")(configs/)', rf"\g<1>{ROOT}/\2", found[name]) for name in names]
+
+
+def test_the_config_for_own_data_in_the_readme_fits_such_data(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    root = make_coco(tmp_path / "data" / "nuts", num_train=6, num_val=3)
+    names = ("date", "fig", "hazelnut")
+    for file in (root / "annotations").glob("*.json"):
+        content = json.loads(file.read_text())
+        content["categories"] = [{"id": i, "name": name} for i, name in enumerate(names)]
+        for annotation in content["annotations"]:
+            annotation["category_id"] %= len(names)
+        file.write_text(json.dumps(content))
+    (text,) = snippets(README.read_text(), "nuts.py")
+    (tmp_path / "nuts.py").write_text(text)
+    config = load_config("nuts.py")
+    for findings in check_config(config):
+        assert not findings.problems, "\n".join(findings.lines())
+    init_default_scope(config.default_scope)
+    for split in ("train", "val", "test"):
+        dataset = DATASETS.build(config[f"{split}_dataloader"].dataset)
+        assert dataset.metainfo["classes"] == names
+        assert len(dataset)
+
+
+def test_the_config_with_care_in_the_readme_builds(tmp_path: Path) -> None:
+    text = re.findall(r"```python\n(_base_ = \"mmdet::.*?)```", README.read_text(), flags=re.DOTALL)
+    (tmp_path / "own.py").write_text(text[0])
+    config = Config.fromfile(tmp_path / "own.py")
+    init_default_scope(config.default_scope)
+    model = MODELS.build(without_pretrained(config.model))
+    assert isinstance(model.backbone, CARETransformer)
+    assert list(model.backbone.out_channels) == config.model.neck.in_channels
+
+
+def test_the_sizes_in_the_readme_are_those_of_the_models() -> None:
+    row = re.compile(r"^\| `(s\d)` \| ([\d, ]+) \| ([\d.]+) M \|", re.MULTILINE)
+    rows = row.findall(README.read_text())
+    assert [arch for arch, _, _ in rows] == ["s0", "s1", "s2"]
+    for arch, channels, millions in rows:
+        backbone = CARETransformer(arch)
+        assert channels == ", ".join(map(str, backbone.out_channels))
+        parameters = sum(p.numel() for p in backbone.parameters())
+        assert parameters / 1e6 == pytest.approx(float(millions), abs=0.005)
 
 
 def test_frozen_stages_leave_what_the_page_says() -> None:
@@ -50,15 +224,15 @@ def test_frozen_stages_leave_what_the_page_says() -> None:
 
 
 def test_configs_of_the_fine_tuning_page_train(tmp_path: Path, monkeypatch) -> None:
-    """All of them in one, each on top of the one before."""
-    snippets = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", FINETUNE, flags=re.DOTALL)
-    assert [name for name, _ in snippets] == ["gentle.py", "shorter.py", "careful.py", "watched.py"]
+    """Train all of them in one run: each config is the base of the next."""
+    names = ("gentle.py", "shorter.py", "careful.py", "watched.py")
     base = str(ROOT / "configs" / "maskrcnn_care_s1_coco.py")
-    for name, text in snippets:
+    start = base
+    for name, text in zip(names, snippets(FINETUNE, *names), strict=True):
         file = tmp_path / name
-        file.write_text(text.replace("configs/maskrcnn_care_s1_coco.py", base))
+        file.write_text(text)
         Config.fromfile(file)  # each on its own
-        file.write_text(text.replace("configs/maskrcnn_care_s1_coco.py", base))
+        file.write_text(text.replace(start, base))
         base = str(file) if name != "watched.py" else base
     (tmp_path / "data").mkdir()
     make_coco(tmp_path / "data" / "coco", num_train=2, num_val=1)

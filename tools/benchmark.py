@@ -27,7 +27,7 @@ from care_mm.benchmark.backends import BACKENDS, DTYPES, Setting
 from care_mm.benchmark.measure import ceilings, machine, measure
 from care_mm.benchmark.models import TASKS
 from care_mm.benchmark.worker import Job
-from care_mm.complexity import table
+from care_mm.cli import text_table
 from care_mm.errors import InputError
 from care_mm.files import write_bytes
 from care_mm.models.arch import ARCHS
@@ -78,10 +78,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     records = tables.summary(results, gemm, copy)
     host = machine(args.device) | {"threads": args.threads} | tables.ceiling(gemm, copy)
-    print(table(tables.rows(records)), end="\n\n")
+    print(text_table(tables.rows(records)), end="\n\n")
     print(", ".join(f"{k}: {v:.1f}" if k.endswith("_s") else f"{k}: {v}" for k, v in host.items()))
     if len(peers := tables.against(results)) > 1:
-        print("", table(peers), sep="\n")
+        print("", text_table(peers), sep="\n")
     for line in tables.growths(results):
         print(line)
     if args.out:

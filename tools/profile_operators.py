@@ -18,7 +18,7 @@ from care_mm import cli
 from care_mm.benchmark.backends import Setting
 from care_mm.benchmark.models import TASKS, build
 from care_mm.benchmark.operators import profile
-from care_mm.complexity import table
+from care_mm.cli import text_table
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for operators in found:
         share = f"{operators.ms / total:.1%}"
         rows.append([operators.kind, str(operators.number), f"{operators.ms:.3f}", share])
-    print(table([*rows, ["sum", str(sum(o.number for o in found)), f"{total:.3f}", "100.0%"]]))
+    print(text_table([*rows, ["sum", str(sum(o.number for o in found)), f"{total:.3f}", "100.0%"]]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Make the HTML page about a run, as training does at its end: curves, settings, worst images.
+"""Write an HTML report on a run, as training does at its end: curves, settings, worst images.
 
 Example:
     python tools/report.py work_dirs/maskrcnn_care_s1_coco
@@ -16,17 +16,22 @@ from care_mm.report import REPORT, Judgement, judge_checkpoint, read_run, write_
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = cli.new_parser(__doc__)
-    parser.add_argument("work_dir", help="where a run was trained, or still is")
+    parser.add_argument("work_dir", help="folder of a run, complete or in progress")
     parser.add_argument("--out", metavar="FILE.html", help=f"default: WORK_DIR/{REPORT}")
     parser.add_argument(
-        "--checkpoint", help="predict with this one; default: the best one, or the last one"
+        "--checkpoint", help="weights to predict with; default: the best, or else the newest"
     )
     parser.add_argument(
-        "--rate", type=int, default=200, metavar="N", help="validation images to look at"
+        "--rate", type=int, default=200, metavar="N", help="number of validation images to rate"
     )
-    parser.add_argument("--worst", type=int, default=8, metavar="N", help="how many to show")
-    parser.add_argument("--score-thr", type=float, default=0.5, help="detections below it are none")
+    parser.add_argument(
+        "--worst", type=int, default=8, metavar="N", help="number of images to show"
+    )
+    parser.add_argument(
+        "--score-thr", type=float, default=0.5, help="ignore detections below this score"
+    )
     parser.add_argument("--no-images", action="store_true", help="curves and settings only")
     cli.add_device_argument(parser)
     cli.add_trust_argument(parser)
@@ -35,6 +40,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     args = parse_args(argv)
     run = read_run(args.work_dir)
     judgement = Judgement()

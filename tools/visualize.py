@@ -1,8 +1,8 @@
-"""Look into a model with one picture: energy of each stage, linear attention, Grad-CAM.
+r"""Show how a model sees one image: energy of each stage, linear attention, Grad-CAM.
 
 Example:
     python tools/visualize.py configs/maskrcnn_care_s1_coco.py epoch_12.pth photo.jpg --out-dir seen
-    python tools/visualize.py configs/care_s1_imagenet.py care_s1.pth cat.jpg --out-dir seen \\
+    python tools/visualize.py configs/care_s1_imagenet.py care_s1.pth cat.jpg --out-dir seen \
         --target 281
 """
 
@@ -19,33 +19,37 @@ from care_mm.visualize import look, write_view
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = cli.new_parser(__doc__)
     cli.add_config_arguments(parser)
     cli.add_checkpoint_arguments(parser)
     parser.add_argument("image", help="an image file")
-    parser.add_argument("--out-dir", required=True, metavar="DIR", help="where pictures go")
+    parser.add_argument("--out-dir", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--target",
         metavar="CLASS",
-        help="class for Grad-CAM, by name or number; default: the surest one, in segmentation the "
-        "largest",
+        help="class for Grad-CAM, by name or number; default: that of the highest score, in "
+        "segmentation the largest",
     )
     parser.add_argument(
         "--point",
         nargs=2,
         type=int,
         metavar=("X", "Y"),
-        help="pixel of the image whose attention is shown; default: the surest detection's middle, "
-        "or the image's",
+        help="pixel of the image whose attention is shown; default: the centre of the detection "
+        "with the highest score, or of the image",
     )
-    parser.add_argument("--no-cam", action="store_true", help="leave Grad-CAM out")
-    parser.add_argument("--score-thr", type=float, default=0.3, help="detections below it are none")
+    parser.add_argument("--no-cam", action="store_true", help="skip Grad-CAM")
+    parser.add_argument(
+        "--score-thr", type=float, default=0.3, help="ignore detections below this score"
+    )
     cli.add_device_argument(parser)
     return parser.parse_args(argv)
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     args = parse_args(argv)
     config = load_config(args.config, args.cfg_options)
     with cli.trust_of(args):
@@ -61,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = write_view(view, Path(args.out_dir))
     if view.target is None and not args.no_cam:
         print("nothing is detected: no Grad-CAM")
-    print(f"{len(files)} pictures: {files[-1]} has them all")
+    print(f"{len(files)} images; {files[-1]} shows all of them")
 
 
 if __name__ == "__main__":

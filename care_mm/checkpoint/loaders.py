@@ -55,9 +55,7 @@ def load_from_name_table(name: str, map_location: str | None = None) -> dict:
     elif scheme == "mmcls":
         url = get_mmcls_models().get(key)
     else:
-        raise InputError(
-            f"checkpoint {name}: {scheme}:// is not read safely, give a file or URL"
-        )
+        raise InputError(f"checkpoint {name}: {scheme}:// is not read safely, give a file or URL")
     if url is None or not url.startswith(URL_SCHEMES):
         raise InputError(f"checkpoint {name}: mmengine has no URL for it, give a file or URL")
     content = load_from_care_mm(url, map_location)

@@ -1,88 +1,83 @@
-"""Core ML's ML program, ``.mlpackage``: written anywhere, for one size; it runs on macOS only.
+"""Core ML's ML program, ``.mlpackage``: written on any system, for one input size, run on macOS.
 
-So no file is run here: the folded model is compared in its place, and the file is read back and its
-operators, types and shapes are looked at. A detector's file has three functions, ``dense``,
-``boxes`` and ``masks``; what is between them is for the application.
+No file is run here. The folded model is compared instead, and the operators in the written file are
+checked. The file of a detector has three functions, ``dense``, ``boxes`` and ``masks``; the
+application does the steps between them.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import tempfile
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from care_mm.errors import InputError
-from care_mm.export.graphs import INPUT, Graph
-from care_mm.export.program import needs
+from care_mm.export.graphs import INPUT
+from care_mm.export.target import Source, Target, quiet
 from care_mm.export.trace import WHOLE, Part
 
-SUFFIX, BESIDE = ".mlpackage", ()
-FIXED = True
-WHOLE_DETECTOR = False
-PRECISIONS = ("fp32", "fp16")
-CAST: dict[str, torch.dtype] = {}
-PROPERTY = "care_mm"
+PROPERTY = "care_mm"  # key of the description in the package's user metadata
 
 
-def require() -> None:
-    """Raise InputError for a package that is not installed."""
-    needs("coremltools")
+class CoreML(Target):
+    """Core ML packages."""
+
+    name, suffix = "coreml", ".mlpackage"
+    packages = ("coremltools",)
+    precisions = ("fp32", "fp16")
+    fixed_shape = True
+    whole_detector = False
+    runs_here = False
+
+    def convert(self, source: Source, path: Path) -> list[str]:
+        """Write the parts as functions of an ``.mlpackage``."""
+        # coremltools warns about every newer package, and prints its progress to stderr.
+        with quiet("coremltools"), redirect_stderr(io.StringIO()):
+            import coremltools as ct
+
+            if WHOLE in source.parts:
+                part = source.parts[WHOLE]
+                model = _convert(part, source.outputs, source.precision, ct.target.iOS16)
+                _save(model, source, path)
+            else:
+                with tempfile.TemporaryDirectory() as folder:
+                    joined = f"{folder}/joined{self.suffix}"
+                    _write_functions(source, joined)
+                    # A package must be saved under another path than it was read from.
+                    _save(ct.models.MLModel(joined, skip_model_load=True), source, path)
+            return list(_check(path))
+
+    def open(self, path: Path, **options: Any) -> None:
+        """Return ``None``: Core ML runs on macOS only."""
 
 
-def write(
-    graph: Graph,
-    parts: Mapping[str, Part],
-    path: Path,
-    about: str,
-    precision: str = "fp32",
-    samples: Sequence[Tensor] = (),
-) -> list[str]:
-    """Write the parts as functions of one package; see :func:`care_mm.export.onnx.write`.
-
-    Raises:
-        InputError: A part has operators that Core ML does not have.
-    """
-    with _quiet():
-        import coremltools as ct
-
-        if WHOLE in parts:
-            model = _convert(parts[WHOLE], graph.outputs, precision, ct.target.iOS16)
-            model.user_defined_metadata[PROPERTY] = about
-            model.save(str(path))
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                joined = f"{folder}/joined{SUFFIX}"
-                _write_functions(parts, joined, precision)
-                model = ct.models.MLModel(joined, skip_model_load=True)
-                model.user_defined_metadata[PROPERTY] = about
-                model.save(str(path))  # which must not be where it was read from
-        return list(read_back(path, parts, precision))
+def _save(model: Any, source: Source, path: Path) -> None:
+    model.user_defined_metadata[PROPERTY] = source.about
+    model.save(str(path))
 
 
-def _write_functions(parts: Mapping[str, Part], path: str, precision: str) -> None:
+def _write_functions(source: Source, path: str) -> None:
     import coremltools as ct
 
     functions = ct.utils.MultiFunctionDescriptor()
     with tempfile.TemporaryDirectory() as folder:
-        for name, part in parts.items():
-            single = f"{folder}/{name}{SUFFIX}"
-            _convert(part, output_names(name, part), precision, ct.target.iOS18).save(single)
+        for name, part in source.parts.items():
+            single = f"{folder}/{name}{CoreML.suffix}"
+            outputs = _output_names(name, part)
+            _convert(part, outputs, source.precision, ct.target.iOS18).save(single)
             functions.add_function(single, "main", name)
-        functions.default_function_name = next(iter(parts))
+        functions.default_function_name = next(iter(source.parts))
         ct.utils.save_multifunction(functions, path)
 
 
-def output_names(name: str, part: Part) -> tuple[str, ...]:
-    """Of one of a detector's networks."""
+def _output_names(name: str, part: Part) -> tuple[str, ...]:
+    """Return the output names of one of a detector's networks."""
     if name == "boxes":
         return "scores", "deltas"
     if name == "masks":
@@ -108,18 +103,18 @@ def _convert(part: Part, outputs: Sequence[str], precision: str, target: Any) ->
 
 
 def _in_attention(op: Any) -> bool:
-    """Whether a MIL operator comes out of linear attention's products, not its convolution."""
+    """Whether a MIL operator belongs to the products of linear attention, not its convolution."""
     from coremltools.converters.mil.mil.scope import ScopeSource
 
     modules = op.scopes.get(ScopeSource.TORCHSCRIPT_MODULE_TYPE, ())
     return "LinearAttention" in modules and op.op_type != "conv"
 
 
-def read_back(path: Path, parts: Mapping[str, Part], precision: str) -> Iterator[str]:
-    """What is in a package, line by line.
+def _check(path: Path) -> Iterator[str]:
+    """Check the operators of a package and describe each of its functions.
 
     Raises:
-        InputError: An operator that is not Core ML's, or attention in half precision.
+        InputError: An operator is not Core ML's own.
     """
     import coremltools as ct
     from coremltools.converters.mil.mil.ops.registry import SSAOpRegistry
@@ -130,25 +125,7 @@ def read_back(path: Path, parts: Mapping[str, Part], precision: str) -> Iterator
         kinds = Counter(op.type for op in block.operations if op.type != "const")
         foreign = sorted(set(kinds) - set(SSAOpRegistry.core_ops))
         if foreign:
-            raise InputError(f"{path.name}: {', '.join(foreign)} are no operators of Core ML's")
+            raise InputError(f"{path.name}: Core ML has no operators {', '.join(foreign)}")
         listed = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
         yield f"{name}: {sum(kinds.values())} operators of Core ML's own: {listed}"
     yield "prediction needs macOS: the folded model was compared in the file's place"
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """coremltools warns about every package that is newer than it, and counts its passes aloud."""
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def open_program(path: Path) -> None:
-    """None: there is nothing that runs the file here."""

@@ -1,8 +1,8 @@
-"""Two-stage detectors of mmdet with fixed counts, so that a graph can hold them.
+"""mmdet's two-stage detectors with fixed counts, so that a graph can hold them.
 
-mmdet keeps as many proposals and detections as there are, which no exporter takes. Here there are
-always equally many, the best ones, and a mask says which of them count. What is computed is what
-mmdet computes: same anchors, decoding, suppression and pooling, same scores.
+The numbers of proposals and detections in mmdet depend on the image, which no exporter accepts.
+Here the numbers are fixed: the best ones are kept, and a mask marks those that count. Anchors,
+decoding, suppression, pooling and scores equal mmdet's.
 """
 
 from __future__ import annotations
@@ -15,22 +15,27 @@ from torch import Tensor, nn
 
 from care_mm.errors import InputError
 
-# Boxes that enter the second suppression, the best by score. mmdet takes all above score_thr, of
-# which a trained detector has some hundreds.
+# The number of boxes that enter the second suppression, best first. mmdet uses all above score_thr,
+# which are some hundreds in a trained detector.
 MAX_CANDIDATES = 2000
-NO_SCORE = -1.0  # of what fills up a fixed count; true scores are from 0
+NO_SCORE = -1.0  # score of entries that fill up a fixed count; real scores start at 0
 
 
 class DenseParts(nn.Module):
-    """What looks at the whole picture: backbone, neck and the convolutions of the RPN."""
+    """The networks that see the whole image: backbone, neck and the convolutions of the RPN."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.backbone, self.neck, self.rpn_head = model.backbone, model.neck, model.rpn_head
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(1, 3, H, W) -> features (1, C, h, w) of all levels, then
-        scores (1, A, h, w), then deltas (1, 4A, h, w).
+        """Return features (1, C, h, w), scores (1, A, h, w) and deltas (1, 4A, h, w) of an image.
+
+        Args:
+            image: (1, 3, H, W).
+
+        Returns:
+            The features of all levels, then the scores of all levels, then the deltas.
         """
         features = self.neck(self.backbone(image))
         scores, deltas = self.rpn_head(features)
@@ -45,7 +50,7 @@ class BoxParts(nn.Module):
         self.head = model.roi_head.bbox_head
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """(P, C, 7, 7) -> class scores (P, classes), deltas (P, 4 or 4 * classes)."""
+        """Return class scores (P, classes) and deltas (P, 4 or 4 * classes) for (P, C, 7, 7)."""
         scores, deltas = self.head(pooled)
         return scores.softmax(-1)[:, :-1], deltas
 
@@ -58,12 +63,12 @@ class MaskParts(nn.Module):
         self.head = model.roi_head.mask_head
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(D, C, 14, 14) -> probabilities (D, classes or 1, 28, 28)."""
+        """Return probabilities (D, classes or 1, 28, 28) for (D, C, 14, 14)."""
         return self.head(pooled).sigmoid()
 
 
 def check_exportable(model: nn.Module) -> None:
-    """Raise InputError for a detector of another build than Mask R-CNN's or Faster R-CNN's."""
+    """Raise InputError unless the detector is built like Mask R-CNN or Faster R-CNN."""
     expected = {
         "rpn_head": "RPNHead",
         "roi_head": "StandardRoIHead",
@@ -80,22 +85,26 @@ def check_exportable(model: nn.Module) -> None:
         optional = "mask" in path
         if type(part).__name__ != name and not (optional and part is None):
             raise InputError(
-                f"{type(model).__name__} with a {path} of type {type(part).__name__}: export knows "
-                f"{name} only; --what backbone exports the feature pyramid of any model"
+                f"{type(model).__name__} with a {path} of type {type(part).__name__}: export "
+                f"supports {name} only; --what backbone exports the feature pyramid of any model"
             )
     for stage, head in (("rpn", model.rpn_head), ("rcnn", model.roi_head)):
         nms = head.test_cfg["nms"]
         if nms.get("type", "nms") != "nms" or nms.get("class_agnostic"):
-            raise InputError(f"test_cfg.{stage}.nms={dict(nms)}: export knows plain nms by class")
+            raise InputError(
+                f"test_cfg.{stage}.nms={dict(nms)}: export supports plain nms by class"
+            )
 
 
 class Detector(nn.Module):
-    """A picture's detections, in fixed numbers, with the arithmetic of mmdet.
+    """A detector with fixed counts, whose arithmetic equals mmdet's.
 
     Args:
-        model: A detector that :func:`check_exportable` lets pass.
-        dense, boxes, masks: The three networks in it; from ``model`` when not given. With exported
-            ones in their place, all that is between them runs in torch.
+        model: A detector that :func:`check_exportable` accepts.
+        dense: See :class:`DenseParts`; built from ``model`` by default. With exported networks, the
+            steps between them run in torch.
+        boxes: See :class:`BoxParts`; built from ``model`` by default.
+        masks: See :class:`MaskParts`; built from ``model`` by default.
     """
 
     def __init__(
@@ -119,17 +128,18 @@ class Detector(nn.Module):
         self.rpn_cfg, self.cfg = model.rpn_head.test_cfg, roi_head.test_cfg
 
     def networks(self) -> dict[str, nn.Module]:
-        """What has weights."""
+        """Return the networks by name; the steps between them have no weights."""
         parts = {"dense": self.dense, "boxes": self.boxes, "masks": self.masks}
         return {name: part for name, part in parts.items() if part is not None}
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Detections in a normalised picture (1, 3, H, W) of any size; it is padded here.
+        """Detect objects in a normalised image (1, 3, H, W) of any size, which is padded here.
 
         Returns:
             ``boxes`` (D, 4) as x1, y1, x2, y2 in pixels, best first; ``scores`` (D,); ``labels``
-            (D,); ``valid`` (D,), false for what is not above ``score_thr`` or fills up; and, from
-            a detector with masks, ``masks`` (D, 28, 28), probabilities in the frame of each box.
+            (D,); ``valid`` (D,), false for detections up to ``score_thr`` and for fill-ups; and
+            for a detector with masks, ``masks`` (D, 28, 28), probabilities in the frame of each
+            box.
         """
         height, width = image.shape[2:]
         levels = self.dense(pad_to_multiple(image, self.divisor))
@@ -142,33 +152,38 @@ class Detector(nn.Module):
         class_scores = torch.where(real[:, None], class_scores, NO_SCORE)
         boxes, scores, labels = self.detect(proposals, class_scores, deltas, (height, width))
         valid = scores > self.cfg["score_thr"]
-        found = (boxes, scores, labels, valid)
+        detections = (boxes, scores, labels, valid)
         if self.masks is None:
-            return found
+            return detections
         masks = self.masks(self.mask_pooling(features, boxes))
         if masks.shape[1] > 1:
             chosen = labels[:, None, None, None].expand(-1, 1, *masks.shape[2:])
             masks = masks.gather(1, chosen)
-        return (*found, masks[:, 0])
+        return (*detections, masks[:, 0])
 
     def propose(
         self, scores: Sequence[Tensor], deltas: Sequence[Tensor], size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """The best boxes of all levels (P, 4), suppressed level by level, and which are real (P,).
+        """Return the best boxes of all levels (P, 4), and a mask of the real ones (P,).
+
+        Boxes suppress those of the same level only.
 
         Args:
-            scores, deltas: Of each level, (1, A, h, w) and (1, 4A, h, w).
-            size: Height and width of the picture, to which boxes are clipped.
+            scores: (1, A, h, w) for each level.
+            deltas: (1, 4A, h, w) for each level.
+            size: Height and width of the image, to which boxes are clipped.
         """
         anchors = self.anchors.grid_priors(
             [score.shape[2:] for score in scores], scores[0].dtype, scores[0].device
         )
-        found = [
+        best_of_levels = [
             self._best_of_level(score, delta, anchor)
             for score, delta, anchor in zip(scores, deltas, anchors, strict=True)
         ]
-        score, delta, anchor = (torch.cat(parts) for parts in zip(*found, strict=True))
-        level = torch.cat([part[0].new_full(part[0].shape, i) for i, part in enumerate(found)])
+        score, delta, anchor = (torch.cat(parts) for parts in zip(*best_of_levels, strict=True))
+        level = torch.cat(
+            [part[0].new_full(part[0].shape, i) for i, part in enumerate(best_of_levels)]
+        )
         boxes = clip(self.box_coders[0].decode(anchor, delta), size)
         if self.rpn_cfg.get("min_bbox_size", -1) >= 0:
             sides = boxes[:, 2:] - boxes[:, :2]
@@ -183,7 +198,7 @@ class Detector(nn.Module):
     def _best_of_level(
         self, score: Tensor, delta: Tensor, anchor: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The ``nms_pre`` best of one level: (K,), (K, 4), (K, 4); all where there are fewer."""
+        """Return the ``nms_pre`` best of one level, or all of fewer: (K,), (K, 4), (K, 4)."""
         score = score[0].permute(1, 2, 0).flatten()
         delta = delta[0].permute(1, 2, 0).reshape(-1, 4)
         score, index = best_of(score, self.rpn_cfg.get("nms_pre", -1))
@@ -192,13 +207,13 @@ class Detector(nn.Module):
     def detect(
         self, proposals: Tensor, class_scores: Tensor, deltas: Tensor, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (D, 4), scores (D,) and labels (D,), suppressed class by class, best first.
+        """Return boxes (D, 4), scores (D,) and labels (D,), suppressed by class, best first.
 
         Args:
             proposals: (P, 4).
             class_scores: (P, classes).
-            deltas: (P, 4), or for every class (P, 4 * classes).
-            size: Height and width of the picture, to which boxes are clipped.
+            deltas: (P, 4), or (P, 4 * classes) with a box for every class.
+            size: Height and width of the image, to which boxes are clipped.
         """
         num_classes = class_scores.shape[1]
         scores, index = best_of(class_scores.flatten(), MAX_CANDIDATES)
@@ -214,7 +229,7 @@ class Detector(nn.Module):
 
 
 class Pooling(nn.Module):
-    """RoIAlign of every box from the level that suits its size.
+    """RoIAlign of each box from the level that suits its size.
 
     Args:
         extractor: mmdet's ``SingleRoIExtractor``.
@@ -225,37 +240,37 @@ class Pooling(nn.Module):
         self.extractor = extractor
 
     def forward(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        """Features (1, C, h, w) of L levels or more, boxes (N, 4) -> (N, C, size, size)."""
+        """Pool boxes (N, 4) from the features (1, C, h, w) of each level; return (N, C, s, s)."""
         from torchvision.ops import roi_align
 
         layers = self.extractor.roi_layers
-        rois = F.pad(boxes, (1, 0))  # in front the number of the picture, 0
+        rois = F.pad(boxes, (1, 0))  # the first column is the index of the image, 0
         levels = self.extractor.map_roi_levels(rois, len(layers))
         pooled = []
         for level, layer in enumerate(layers):
-            here = levels == level
-            # Every level sees as many boxes; those that are not its own are empty, which costs
-            # RoIAlign nothing where it samples by the size of the box.
+            on_level = levels == level
+            # Every level pools all boxes, so that counts are fixed. Boxes of other levels are
+            # empty, and RoIAlign, which samples by the size of the box, skips them.
             out = roi_align(
                 features[level],
-                rois * here[:, None],
+                rois * on_level[:, None],
                 layer.output_size,
                 layer.spatial_scale,
                 layer.sampling_ratio,
                 layer.aligned,
             )
-            pooled.append(torch.where(here[:, None, None, None], out, 0.0))
+            pooled.append(torch.where(on_level[:, None, None, None], out, 0.0))
         return torch.stack(pooled).sum(0)
 
 
 def pad_to_multiple(image: Tensor, divisor: int) -> Tensor:
-    """Zeros at the right and below, so that ``divisor`` divides both sides of (B, C, H, W)."""
+    """Pad (B, C, H, W) with zeros at the right and bottom to multiples of ``divisor``."""
     height, width = image.shape[2:]
     return F.pad(image, (0, -width % divisor, 0, -height % divisor))
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (N, 4) within a picture of ``size`` (height, width)."""
+    """Clip boxes (N, 4) to an image of ``size`` (height, width)."""
     height, width = size
     x1, y1, x2, y2 = boxes.unbind(1)
     return torch.stack(
@@ -264,9 +279,10 @@ def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def best_of(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` highest of (N,) with their indices, best first; all of fewer or of ``-1``.
+    """Return the ``count`` highest of (N,) and their indices, best first; all of them for ``-1``.
 
-    Where N is not known yet, always ``count``; what fills up has ``NO_SCORE`` and the last index.
+    If N is smaller, all are returned. If N is unknown while tracing, ``count`` are returned, filled
+    up with ``NO_SCORE`` and the last index.
     """
     total = scores.shape[0]
     if isinstance(total, int):
@@ -278,22 +294,23 @@ def best_of(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def suppress(
     boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, count: int
 ) -> tuple[Tensor, Tensor]:
-    """Greedy non-maximum suppression within groups, then the ``count`` best that are left.
+    """Apply greedy non-maximum suppression within groups and return the ``count`` best boxes.
 
     Args:
         boxes: (N, 4).
-        scores: (N,); ``NO_SCORE`` for what must not be kept.
-        groups: (N,) level or class; boxes suppress those of their own group.
-        iou_threshold: Boxes that overlap a better one by more go.
-        count: How many, at most N.
+        scores: (N,); boxes with ``NO_SCORE`` are never kept.
+        groups: (N,), the level or class; boxes suppress those of the same group only.
+        iou_threshold: A box with a larger overlap with a better one is suppressed.
+        count: Number of boxes to return, at most N.
 
     Returns:
-        Scores (count,), best first, ``NO_SCORE`` where nothing is left, and indices (count,).
+        Scores (count,), best first, filled up with ``NO_SCORE``, and indices (count,).
     """
     from torchvision.ops import nms
 
     real = scores >= 0
-    # Groups lie apart, as in mmcv. What does not count is one and the same box, and quickly gone.
+    # Groups are moved apart, as in mmcv. Boxes that do not count are made identical, so that one of
+    # them suppresses all others at once.
     offset = groups * real * (boxes.max() + 1)
     apart = torch.where(real[:, None], boxes + offset[:, None], boxes.new_tensor([-2, -2, -1, -1]))
     kept = nms(apart, scores, iou_threshold)

@@ -1,7 +1,8 @@
-"""What of a model is exported: a module from one normalised picture to named tensors."""
+"""Graphs to export: modules from a batch of normalised images to named tensors."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from care_mm.environment import __version__
 from care_mm.errors import InputError
 from care_mm.export.detector import Detector
+from care_mm.tasks import Task, task_of_model
 
 INPUT = "image"
 WHAT = ("model", "backbone")
@@ -21,15 +23,15 @@ WHAT = ("model", "backbone")
 
 @dataclass(frozen=True)
 class Graph:
-    """A module with what a user of its file has to know.
+    """A module to export, with the information that a user of its file needs.
 
     Args:
-        module: (B, 3, H, W) -> a tensor or a tuple of tensors; in evaluation mode and folded.
-        task: ``classifier``, ``segmentor``, ``detector`` or ``backbone``.
+        module: Returns a tensor or a tuple of tensors for (B, 3, H, W); in evaluation mode.
+        task: ``classifier``, ``segmentor``, ``detector``, ``backbone`` or ``module``.
         outputs: A name for each tensor.
-        least: Shortest side of an input in pixels.
-        batched: Whether the batch may be larger than one.
-        about: More for the file: classes, normalisation.
+        least: Smallest side of an input in pixels.
+        batched: Whether a batch may hold several images.
+        about: Further entries of the file's description: classes, normalisation.
     """
 
     module: nn.Module
@@ -40,7 +42,7 @@ class Graph:
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def metadata(self, **more: Any) -> str:
-        """What the file says about itself, as JSON; :func:`read_metadata` is its inverse."""
+        """Return the description of a file as JSON; :func:`read_metadata` reads it."""
         content = {
             "care_mm": __version__,
             "task": self.task,
@@ -52,10 +54,14 @@ class Graph:
 
 
 def read_metadata(text: str | None, path: object) -> dict[str, Any]:
-    """The description in a file that we wrote.
+    """Parse the description in an exported file.
+
+    Args:
+        text: The description; ``None`` if the file has none.
+        path: The file, for the message.
 
     Raises:
-        InputError: Somebody else wrote it.
+        InputError: The file was not written by ``tools/export.py``.
     """
     try:
         content = json.loads(text or "")
@@ -65,18 +71,19 @@ def read_metadata(text: str | None, path: object) -> dict[str, Any]:
 
 
 class Classifier(nn.Module):
-    """mmpretrain's classifier: (B, 3, H, W) -> logits (B, classes)."""
+    """An mmpretrain classifier."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.model(image, mode="tensor")
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, classes) for images (B, 3, H, W)."""
+        return self.model(images, mode="tensor")
 
 
 class UpsampleBy(nn.Module):
-    """mmseg's ``Upsample`` for whole factors, without the ``int()`` that would fix the size.
+    """mmseg's ``Upsample`` by an integer factor, without the ``int()`` that would fix the size.
 
     Args:
         original: mmseg's module.
@@ -85,18 +92,20 @@ class UpsampleBy(nn.Module):
     def __init__(self, original: nn.Module) -> None:
         super().__init__()
         self.factor = int(original.scale_factor)
-        self.how = {"mode": original.mode, "align_corners": original.align_corners}
+        self.options = {"mode": original.mode, "align_corners": original.align_corners}
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, factor * H, factor * W)."""
+        """Resize (B, C, H, W) to (B, C, factor * H, factor * W)."""
         height, width = x.shape[2:]
-        return F.interpolate(x, (height * self.factor, width * self.factor), **self.how)
+        return F.interpolate(x, (height * self.factor, width * self.factor), **self.options)
 
 
 class Segmentor(nn.Module):
-    """mmseg's encoder and decoder, resized to the input.
+    """An mmseg encoder-decoder whose output is resized to the input.
 
-    (B, 3, H, W) -> logits (B, classes, H, W), or with ``labels`` the best class (B, H, W), int32.
+    Args:
+        model: The segmentor.
+        labels: Return the best class of each pixel instead of logits.
     """
 
     def __init__(self, model: nn.Module, labels: bool = False) -> None:
@@ -108,25 +117,26 @@ class Segmentor(nn.Module):
                 if type(child).__name__ == "Upsample" and child.scale_factor in (2.0, 4.0, 8.0):
                     setattr(parent, name, UpsampleBy(child))
 
-    def forward(self, image: Tensor) -> Tensor:
-        logits = self.model.decode_head(self.model.extract_feat(image))
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, classes, H, W), or labels (B, H, W) int32, for (B, 3, H, W)."""
+        logits = self.model.decode_head(self.model.extract_feat(images))
         logits = F.interpolate(
-            logits, image.shape[2:], mode="bilinear", align_corners=self.model.align_corners
+            logits, images.shape[2:], mode="bilinear", align_corners=self.model.align_corners
         )
         return logits.argmax(1).to(torch.int32) if self.labels else logits
 
 
 def graph_of(model: nn.Module, what: str = "model", labels: bool = False, **about: Any) -> Graph:
-    """The graph of a model of mmdet's, mmseg's or mmpretrain's.
+    """Return the graph of an mmdet, mmseg or mmpretrain model.
 
     Args:
         model: In evaluation mode.
         what: ``'model'``, or ``'backbone'`` for the feature pyramid.
-        labels: Of a segmentor, give the best class instead of logits.
-        about: More for the file's description.
+        labels: Return the best class of a segmentor instead of logits.
+        about: Further entries of the file's description.
 
     Raises:
-        InputError: A model of a kind that cannot be exported.
+        InputError: The model is of a kind that cannot be exported.
     """
     about = {**normalisation(model), **about}
     least = getattr(model.backbone, "min_size", 32)
@@ -138,46 +148,61 @@ def graph_of(model: nn.Module, what: str = "model", labels: bool = False, **abou
             )
         names = tuple(f"stage{i + 1}" for i in indices)
         return Graph(model.backbone, "backbone", names, least, about=about)
-    kind = _kind(model)
-    if labels and kind != "segmentor":
-        raise InputError(f"--argmax is for segmentors, the config has a {kind}")
-    if kind == "classifier":
-        return Graph(Classifier(model), kind, ("logits",), least, about=about)
-    if kind == "segmentor":
-        name = "labels" if labels else "logits"
-        return Graph(Segmentor(model, labels), kind, (name,), least, about=about)
+    task = _exportable_task(model)
+    if labels and task is not Task.SEGMENTATION:
+        raise InputError(f"--argmax is for segmentors, the config has a {task.model}")
+    if task is Task.CLASSIFICATION:
+        return Graph(Classifier(model), task.model, ("logits",), least, about=about)
+    if task is Task.SEGMENTATION:
+        outputs = ("labels",) if labels else ("logits",)
+        return Graph(Segmentor(model, labels), task.model, outputs, least, about=about)
     masks = ("masks",) if model.roi_head.with_mask else ()
     outputs = ("boxes", "scores", "labels", "valid", *masks)
-    return Graph(Detector(model), kind, outputs, least, batched=False, about=about)
+    return Graph(Detector(model), task.model, outputs, least, batched=False, about=about)
 
 
-def _kind(model: nn.Module) -> str:
-    """Which task a model is for, by what it is made of."""
-    parts = dict(model.named_children())
-    if "decode_head" in parts:
-        if model.test_cfg.get("mode", "whole") != "whole":
-            raise InputError("test_cfg.mode='slide': a graph sees the whole picture; set 'whole'")
-        return "segmentor"
-    if "roi_head" in parts and "rpn_head" in parts:
-        return "detector"
-    if "head" in parts and hasattr(model, "head") and hasattr(model.head, "pre_logits"):
-        return "classifier"
-    raise InputError(
-        f"{type(model).__name__}: export knows mmpretrain's classifiers, mmseg's encoder-decoders "
-        "and mmdet's two-stage detectors; --what backbone exports the feature pyramid of any model"
-    )
+def _exportable_task(model: nn.Module) -> Task:
+    """Return the task of a model; raise InputError if its kind cannot be exported."""
+    task = task_of_model(model)
+    if task is Task.SEGMENTATION and model.test_cfg.get("mode", "whole") != "whole":
+        raise InputError("test_cfg.mode='slide': a graph sees the whole image; set 'whole'")
+    if task is Task.DETECTION and not (hasattr(model, "roi_head") and hasattr(model, "rpn_head")):
+        task = None
+    if task is Task.CLASSIFICATION and not hasattr(model.head, "pre_logits"):
+        task = None
+    if task is None:
+        raise InputError(
+            f"{type(model).__name__}: export supports mmpretrain's classifiers, mmseg's "
+            "encoder-decoders and mmdet's two-stage detectors; --what backbone exports the feature "
+            "pyramid of any model"
+        )
+    return task
+
+
+@torch.no_grad()
+def graph_of_module(module: nn.Module, images: Tensor) -> Graph:
+    """Return the graph of any module from images (B, 3, H, W) to a tensor or a tuple of tensors.
+
+    Args:
+        module: In evaluation mode.
+        images: An example of its input; the module is called once to count its outputs.
+    """
+    result = module(images)
+    number = len(result) if isinstance(result, tuple) else 1
+    return Graph(module, "module", tuple(f"output{i}" for i in range(number)), least=1)
 
 
 class Cast(nn.Module):
-    """A module in another precision, between inputs and outputs in float32."""
+    """A module that computes in another dtype, with inputs and outputs in float32."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         self.module = module.to(dtype)
         self.dtype = dtype
 
-    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
-        out = self.module(image.to(self.dtype))
+    def forward(self, tensor: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Call the module on a float32 tensor and return its outputs in float32."""
+        out = self.module(tensor.to(self.dtype))
         return tuple(_float(t) for t in out) if isinstance(out, tuple) else _float(out)
 
 
@@ -186,18 +211,21 @@ def _float(tensor: Tensor) -> Tensor:
 
 
 def in_precision(graph: Graph, dtype: torch.dtype) -> Graph:
-    """The same graph computing in ``dtype``; of a detector the networks, while boxes stay float32,
-    since half precision cannot tell pixels apart beyond 2048.
+    """Return a copy of a graph that computes in ``dtype``.
+
+    Only the networks of a detector are converted: half precision cannot tell the pixels of a box
+    apart beyond 2048.
     """
-    if not isinstance(graph.module, Detector):
-        return replace(graph, module=Cast(graph.module, dtype))
-    for name, part in graph.module.networks().items():
-        setattr(graph.module, name, Cast(part, dtype))
-    return graph
+    module = copy.deepcopy(graph.module)
+    if not isinstance(module, Detector):
+        return replace(graph, module=Cast(module, dtype))
+    for name, network in module.networks().items():
+        setattr(module, name, Cast(network, dtype))
+    return replace(graph, module=module)
 
 
 def normalisation(model: nn.Module) -> dict[str, Any]:
-    """How a picture becomes the graph's input: order of the channels, mean and std of each."""
+    """Return how an image becomes the graph's input: order, mean and std of the channels."""
     preprocessor = model.data_preprocessor
     convert = ("to_rgb", "channel_conversion", "_channel_conversion")
     rgb = any(getattr(preprocessor, name, False) for name in convert)
@@ -207,10 +235,3 @@ def normalisation(model: nn.Module) -> dict[str, Any]:
         if torch.is_tensor(values):
             about[name] = [round(float(value), 4) for value in values.flatten()]
     return about
-
-
-def deploy(model: nn.Module) -> None:
-    """Fold all that can be folded, exactly, in place."""
-    for module in list(model.modules()):
-        if hasattr(module, "switch_to_deploy"):
-            module.switch_to_deploy()

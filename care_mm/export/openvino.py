@@ -1,9 +1,10 @@
-"""OpenVINO's IR, ``.xml`` with ``.bin`` beside it: converted from ONNX, run on the CPU."""
+"""OpenVINO's IR, ``.xml`` with ``.bin`` next to it: converted from ONNX, run on the CPU."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,56 +12,48 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from care_mm.export import onnx
-from care_mm.export.graphs import INPUT, Graph, read_metadata
+from care_mm.export.graphs import INPUT, read_metadata
+from care_mm.export.onnx import Onnx
 from care_mm.export.program import Program, needs, opened
-from care_mm.export.trace import Part
+from care_mm.export.target import Source, Target
 
-SUFFIX, BESIDE = ".xml", (".bin",)
-FIXED = False
-WHOLE_DETECTOR = True
-# fp16 is how weights lie in the file; what is computed in is asked for when the file is opened.
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-CAST: dict[str, torch.dtype] = {}
-PROPERTY = "care_mm"
+PROPERTY = "care_mm"  # key of the description in the file's rt_info
 
 
-def require() -> None:
-    """Raise InputError for a package that is not installed."""
-    onnx.require()
-    needs("openvino")
+class OpenVINO(Target):
+    """OpenVINO's intermediate representation.
 
-
-def write(
-    graph: Graph,
-    parts: Mapping[str, Part],
-    path: Path,
-    about: str,
-    precision: str = "fp32",
-    samples: Sequence[Tensor] = (),
-) -> list[str]:
-    """Write ``path`` and the weights beside it; see :func:`care_mm.export.onnx.write`.
-
-    Raises:
-        InputError: nncf is not installed, which ``int8`` needs.
+    ``fp16`` stores weights in half precision. ``bf16`` is requested when the file is opened.
     """
-    import openvino
 
-    source = path.with_suffix(onnx.SUFFIX)
-    onnx.write(graph, parts, source, about)
-    model = openvino.convert_model(source)
-    lines = []
-    if precision == "int8":
-        model = _quantised(model, samples)
-        lines.append(f"convolutions in eight bits, ranges of {len(samples)} images")
-    model.set_rt_info(about, [PROPERTY])
-    openvino.save_model(model, path, compress_to_fp16=precision == "fp16")
-    source.unlink()
-    return lines
+    name, suffix, companions = "openvino", ".xml", (".bin",)
+    packages = (*Onnx.packages, "openvino")
+    precisions = ("fp32", "fp16", "bf16", "int8")
+
+    def convert(self, source: Source, path: Path) -> list[str]:
+        """Write an ``.xml`` file and its weights; ``int8`` needs nncf."""
+        import openvino
+
+        onnx = Onnx()
+        intermediate = path.with_suffix(onnx.suffix)
+        onnx.convert(replace(source, precision="fp32"), intermediate)
+        model = openvino.convert_model(intermediate)
+        lines = []
+        if source.precision == "int8":
+            model = _quantised(model, source.samples)
+            lines.append(f"convolutions in 8 bits, ranges from {len(source.samples)} images")
+        model.set_rt_info(source.about, [PROPERTY])
+        openvino.save_model(model, path, compress_to_fp16=source.precision == "fp16")
+        intermediate.unlink()
+        return lines
+
+    def open(self, path: Path, **options: Any) -> OpenVINOProgram:
+        """Open a file in OpenVINO; ``options`` are properties of the compiled model."""
+        return OpenVINOProgram(path, **options)
 
 
 def _quantised(model: Any, samples: Sequence[Tensor]) -> Any:
-    """The model with its convolutions in eight bits; all else stays as it is."""
+    """Return the model with its convolutions in 8 bits."""
     needs("nncf")
     import nncf
 
@@ -76,38 +69,41 @@ def _quantised(model: Any, samples: Sequence[Tensor]) -> Any:
 
 
 class OpenVINOProgram(Program):
-    """An ``.xml`` file on the CPU, with as many threads as torch has.
+    """An ``.xml`` file on the CPU, with torch's number of threads.
 
-    It computes in float32, in bfloat16 if it was exported for that and the CPU has it. OpenVINO
-    itself would take bfloat16 unasked.
+    It computes in float32, or in bfloat16 if it was exported for that and the CPU supports it.
+    OpenVINO by itself would use bfloat16 for every file.
 
     Args:
         path: The file.
+        options: Properties of the compiled model.
 
     Raises:
         InputError: OpenVINO is not installed, or the file is damaged or not ours.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, **options: Any) -> None:
         needs("openvino")
         import openvino
 
         core = openvino.Core()
         model = opened(path, lambda: core.read_model(path))
-        known = model.has_rt_info([PROPERTY])
-        about = read_metadata(model.get_rt_info([PROPERTY]).astype(str) if known else None, path)
-        can = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        in_bf16 = about.get("precision") == "bf16" and "BF16" in can
+        is_ours = model.has_rt_info([PROPERTY])
+        text = model.get_rt_info([PROPERTY]).astype(str) if is_ours else None
+        about = read_metadata(text, path)
+        supported = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        in_bf16 = about.get("precision") == "bf16" and "BF16" in supported
         settings = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": "bf16" if in_bf16 else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            **options,
         }
         self.compiled = opened(path, lambda: core.compile_model(model, "CPU", settings))
+        self.request = self.compiled.create_infer_request()
         super().__init__(path, about)
 
-    def run(self, image: np.ndarray) -> Sequence[np.ndarray]:
-        found = self.compiled(image)
-        return [np.array(found[name]) for name in self.about["outputs"]]
-
-
-open_program = OpenVINOProgram
+    def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        """Run one batch; see :meth:`Program.run`."""
+        outputs = self.request.infer({INPUT: images}, share_inputs=True)
+        return [outputs[name] for name in self.about["outputs"]]

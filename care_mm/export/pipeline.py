@@ -1,143 +1,134 @@
-"""An export from start to end: build, fold, trace, write aside, compare, and only then publish."""
+"""Export a model: fold, trace, write to a temporary folder, compare, and only then publish."""
 
 from __future__ import annotations
 
 import copy
-import importlib
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch import Tensor, nn
 
-from care_mm.errors import InputError
+from care_mm.errors import InputError, refuse_existing
 from care_mm.export import verify
-from care_mm.export.graphs import deploy, graph_of, in_precision
+from care_mm.export.graphs import graph_of
+from care_mm.export.runtimes import TARGETS
 from care_mm.export.stand_in import assembled
-from care_mm.export.trace import trace
+from care_mm.export.target import Target
 from care_mm.files import PARTIAL, write_bytes
+from care_mm.models.fold import switch_to_deploy
 
-FORMATS = ("onnx", "openvino", "executorch", "coreml")
-# Of files that take any size: not what is traced with, nor square.
+# Sizes to verify files of open size with: not the traced one, and not square.
 _SHAPES = ((224, 320), (192, 160))
 
 
-class NotEqual(RuntimeError):
-    """The file does not give what the model gives; nothing was written."""
+class VerificationError(RuntimeError):
+    """The file differs from the model beyond the limits; nothing was written."""
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is to be exported.
+class ExportSettings:
+    """The choices of one export.
 
     Args:
-        target: One of ``FORMATS``.
+        format: A key of :data:`care_mm.export.runtimes.TARGETS`.
         out: The new file.
-        shape: Height and width of the only input that the file will take; ``None`` leaves them
-            open where the runtime can, and else takes the size that the task's figures are for.
+        shape: Height and width of the only input size; ``None`` leaves them open, which a target
+            with ``fixed_shape`` cannot.
         what: ``'model'`` or ``'backbone'``.
-        labels: Of a segmentor, the best class instead of logits.
-        precision: ``'fp32'``, or another that the target has.
+        labels: Write the best class of a segmentor instead of logits.
+        precision: ``'fp32'``, or another precision of the target.
         calibration: A folder of images, for ``'int8'``.
-        allow_partial: Load what fits the model, and list what stays random.
     """
 
-    target: str
+    format: str
     out: Path
     shape: tuple[int, int] | None = None
     what: str = "model"
     labels: bool = False
     precision: str = "fp32"
     calibration: Path | None = None
-    allow_partial: bool = False
+
+    @property
+    def target(self) -> Target:
+        """The runtime to write for."""
+        return TARGETS[self.format]
 
     def check(self) -> None:
-        """Raise InputError for what shows before any work is done."""
-        target = target_of(self.target)
-        if self.out.suffix != target.SUFFIX:
-            raise InputError(f"--out {self.out}: a name for {self.target} ends in {target.SUFFIX}")
+        """Raise InputError for everything that can be checked before a model is built."""
+        target = self.target
+        if self.out.suffix != target.suffix:
+            raise InputError(f"--out {self.out}: a name for {self.format} ends in {target.suffix}")
         if not self.out.parent.is_dir():
             raise InputError(f"--out {self.out}: there is no folder {self.out.parent}")
-        for path in (self.out, *(self.out.with_suffix(suffix) for suffix in target.BESIDE)):
-            if os.path.lexists(path):
-                raise InputError(f"--out: {path} exists already, choose another name")
-        if self.precision not in target.PRECISIONS:
-            has = ", ".join(target.PRECISIONS)
-            raise InputError(f"--precision {self.precision}: for {self.target} there is {has}")
+        for path in (self.out, *map(self.out.with_suffix, target.companions)):
+            refuse_existing(path, "--out")
+        if self.precision not in target.precisions:
+            choices = ", ".join(target.precisions)
+            raise InputError(f"--precision {self.precision}: for {self.format} there is {choices}")
         if (self.precision == "int8") != (self.calibration is not None):
             raise InputError("--precision int8 and --calibration FOLDER go together")
         target.require()
 
 
-def target_of(name: str) -> ModuleType:
-    """Import the module that writes and runs files for a runtime, one of ``FORMATS``."""
-    return importlib.import_module(f"care_mm.export.{name}")
-
-
 def export(
     original: nn.Module,
-    wish: Wish,
+    settings: ExportSettings,
     dataset_meta: Mapping[str, Any],
     samples: Sequence[Tensor] = (),
 ) -> list[str]:
-    """Write a file for another runtime that gives what the model gives.
+    """Write a model for another runtime, and compare the file with the model.
 
     Args:
         original: The model, in evaluation mode on the CPU.
-        wish: What to make of it.
+        settings: What to write, and where.
         dataset_meta: Classes and palette, kept in the file.
-        samples: Images (1, 3, H, W), normalised, for ``'int8'``.
+        samples: Normalised images (1, 3, H, W), for ``'int8'``.
 
     Returns:
-        What was found in comparing and in the file, line by line.
+        Lines that describe the file and its differences from the model.
 
     Raises:
-        InputError: Files, packages, or a model that cannot be exported.
-        NotEqual: The differences are beyond the limits. No file is left.
+        InputError: The model cannot be exported, or the file cannot be written.
+        VerificationError: The differences are beyond the limits. No file is left.
     """
-    target = target_of(wish.target)
     original.requires_grad_(False)
-    shape = wish.shape
-    model = copy.deepcopy(original)
-    deploy(model)
-    about = {"dataset_meta": dataset_meta, "precision": wish.precision}
-    graph = graph_of(model, wish.what, wish.labels, **about)
-    if wish.precision in target.CAST:
-        graph = in_precision(graph, target.CAST[wish.precision])
-    parts = trace(graph, shape, divide=not target.WHOLE_DETECTOR)
-    about = graph.metadata(shape=shape, batched=graph.batched and shape is None)
-    folder = Path(
-        tempfile.mkdtemp(prefix=f".{wish.out.name}.", suffix=PARTIAL, dir=wish.out.parent)
-    )
+    model = switch_to_deploy(copy.deepcopy(original))
+    graph = graph_of(model, settings.what, settings.labels, dataset_meta=dataset_meta)
+    out, shape, precision = settings.out, settings.shape, settings.precision
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=PARTIAL, dir=out.parent))
     try:
-        path = Path(folder) / wish.out.name
-        lines = target.write(graph, parts, path, about, wish.precision, samples)
-        program = target.open_program(path)
+        path = folder / out.name
+        lines = settings.target.write(
+            graph, path, shape=shape, precision=precision, samples=samples
+        )
+        program = settings.target.open(path)
         program = assembled(model, program) if program else verify.Folded(graph)
-        reference = graph_of(original, wish.what, wish.labels)
-        images = [verify.pictures(size, graph.about) for size in ([shape] if shape else _SHAPES)]
-        findings = verify.differences(original, reference, program, images, wish.precision)
+        reference = graph_of(original, settings.what, settings.labels)
+        images = [
+            verify.drawn_images(size, graph.about) for size in ([shape] if shape else _SHAPES)
+        ]
+        findings = verify.differences(original, reference, program, images, precision)
         if not all(finding.ok for finding in findings):
-            said = "; ".join(str(finding) for finding in findings if not finding.ok)
-            raise NotEqual(f"{wish.out} was not written, it differs from the model: {said}")
-        publish(Path(folder), wish.out.parent)
+            failed = "; ".join(str(finding) for finding in findings if not finding.ok)
+            raise VerificationError(f"{out} was not written, it differs from the model: {failed}")
+        _publish(folder, out.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return [*lines, *map(str, findings)]
 
 
-def publish(folder: Path, target: Path) -> None:
-    """Give what is in a folder its names in another, the whole of each or nothing.
+def _publish(source: Path, target: Path) -> None:
+    """Move the items of a folder to another one; each appears complete or not at all.
 
     Raises:
-        InputError: A name is taken, or the file cannot be written.
+        InputError: A name is taken, or an item cannot be written.
     """
-    for item in sorted(folder.iterdir()):
+    for item in sorted(source.iterdir()):
         if item.is_file():
             write_bytes(item.read_bytes(), target / item.name, overwrite=False)
             continue

@@ -1,4 +1,4 @@
-"""What all runtimes have in common once a file is open: pictures in, named tensors out."""
+"""Exported files that have been opened: images in, named tensors out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from care_mm.errors import InputError
+from care_mm.errors import InputError, one_line
 
 Opened = TypeVar("Opened")
 
@@ -25,22 +25,22 @@ def needs(*packages: str) -> None:
 
 
 def opened(path: Path, call: Callable[[], Opened]) -> Opened:
-    """What a runtime's ``call`` makes of the file.
+    """Return the result of a runtime's ``call`` that reads a file.
 
     Raises:
-        InputError: No such file, or one that the runtime does not take.
+        InputError: The file does not exist, or the runtime rejects it.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
         return call()
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise InputError(f"{path}: damaged, or no file for this runtime ({reason})") from error
 
 
 class Program(ABC):
-    """An exported file that has been opened.
+    """An exported file, opened in its runtime.
 
     Args:
         path: The file.
@@ -50,39 +50,39 @@ class Program(ABC):
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self.path = path
         self.about = about
-        # Of a detector in parts: its networks, by the names that Detector has for them.
+        # The networks of a divided detector, under the names of Detector's arguments.
         self.parts: dict[str, Callable[..., Any]] = {}
 
     @abstractmethod
-    def run(self, image: np.ndarray) -> Sequence[np.ndarray]:
-        """A batch that the file takes, (B, 3, H, W) float32, -> its outputs in their order."""
+    def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
+        """Run a batch that the file accepts, (B, 3, H, W) float32; return the outputs in order."""
 
     @property
     def shape(self) -> tuple[int, int] | None:
-        """Height and width of the only input that the file takes; ``None`` where any will do."""
+        """The only height and width that the file accepts; ``None`` if it accepts any."""
         return tuple(self.about["shape"]) if self.about.get("shape") else None
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Normalised pictures (B, 3, H, W) -> outputs by name, on the device of the pictures.
+        """Run normalised images (B, 3, H, W); return the outputs by name, on the same device.
 
         Raises:
-            InputError: The file is for pictures of another size.
+            InputError: The file accepts another input size only.
         """
         self.check_shape(images)
         array = np.ascontiguousarray(images.detach().float().cpu().numpy())
         batches = [array] if self.about.get("batched") else np.split(array, len(array))
-        found = [self.run(batch) for batch in batches]
+        results = zip(*map(self.run, batches), strict=True)
         return {
             name: torch.from_numpy(np.concatenate(values)).to(images.device)
-            for name, values in zip(self.about["outputs"], zip(*found, strict=True), strict=True)
+            for name, values in zip(self.about["outputs"], results, strict=True)
         }
 
     def check_shape(self, images: Tensor) -> None:
-        """Raise InputError for pictures (B, 3, H, W) of another size than the file takes."""
+        """Raise InputError for images (B, 3, H, W) of a size that the file does not accept."""
         size = tuple(images.shape[2:])
         if self.shape not in (None, size):
             raise InputError(
-                f"{self.path} takes pictures of {self.shape[0]}x{self.shape[1]} (HxW), not "
+                f"{self.path} accepts images of {self.shape[0]}x{self.shape[1]} (HxW), not "
                 f"{size[0]}x{size[1]}: export with --shape {size[0]} {size[1]}, or give the test "
                 "pipeline a fixed size"
             )

@@ -1,4 +1,4 @@
-"""Exported files in the place of checkpoints: same commands, same metrics, same result objects."""
+"""Exported files in place of checkpoints: same commands, same metrics, same result objects."""
 
 from __future__ import annotations
 
@@ -9,45 +9,45 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from care_mm.checkpoint.matching import load_model
 from care_mm.errors import InputError
+from care_mm.export.detector import Detector
 from care_mm.export.program import Program
+from care_mm.export.runtimes import TARGETS
+from care_mm.tasks import Task, task_of_model
 
-SUFFIXES = (".onnx", ".xml", ".pte")
+# Suffix of a file -> the runtime that runs it.
+_RUNTIMES = {target.suffix: target for target in TARGETS.values() if target.runs_here}
 
 
 def is_exported(path: str | Path) -> bool:
-    """Whether a file, by its name, is one that :func:`open_program` opens."""
-    return Path(path).suffix in SUFFIXES
+    """Whether :func:`open_program` opens a file of that suffix."""
+    return Path(path).suffix in _RUNTIMES
 
 
 def open_program(path: str | Path) -> Program:
     """Open an exported file in its runtime.
 
     Raises:
-        InputError: No such file, a damaged one, one that we did not write, or no runtime for it.
+        InputError: The file does not exist, is damaged or not ours, or its runtime is not
+            installed.
     """
     path = Path(path)
-    if path.suffix == ".onnx":
-        from care_mm.export.onnx import OnnxProgram as Opened
-    elif path.suffix == ".xml":
-        from care_mm.export.openvino import OpenVINOProgram as Opened
-    elif path.suffix == ".pte":
-        from care_mm.export.executorch import ExecuTorchProgram as Opened
-    else:
-        raise InputError(f"{path}: none of {', '.join(SUFFIXES)}")
-    return Opened(path)
+    if not is_exported(path):
+        raise InputError(f"{path}: not a file that runs here ({', '.join(_RUNTIMES)})")
+    return _RUNTIMES[path.suffix].open(path)
 
 
 def load_weights(model: nn.Module, path: str | Path, allow_partial: bool = False) -> dict[str, Any]:
-    """Give a model a checkpoint, or an exported file that stands in for its network.
+    """Load a checkpoint into a model, or let an exported file replace its network.
 
     Args:
         model: Changed in place.
-        path: A file.
-        allow_partial: Load what fits the model, and list what stays random.
+        path: A checkpoint or an exported file.
+        allow_partial: Load the tensors of a checkpoint that fit; log those that stay random.
 
     Returns:
         The file's ``meta``.
@@ -64,46 +64,45 @@ def load_weights(model: nn.Module, path: str | Path, allow_partial: bool = False
 def stand_in(model: nn.Module, program: Program) -> dict[str, Any]:
     """Let an exported program do the work of a model's network, in place.
 
-    What is before and after it stays MM's: the data preprocessor, resizing to the size of the
-    file, masks in the picture, softmax.
+    The steps before and after the network stay MM's: the data preprocessor, the resizing to the
+    size of the image file, the placing of masks in the image, the softmax.
 
     Args:
-        model: Built from the config that the program was exported with; its weights do not matter.
+        model: Built from the config that the program was exported with; its weights are ignored.
         program: From :func:`open_program`.
 
     Returns:
         ``dataset_meta``, as a checkpoint has it.
 
     Raises:
-        InputError: The program is of another task, or the model has other classes.
+        InputError: The program is for another task than the model.
     """
-    task, parts = program.about["task"], dict(model.named_children())
-    if task == "classifier" and "head" in parts:
+    task = task_of_model(model)
+    fits = task is not None and task.model == program.about["task"]
+    if fits and task is Task.CLASSIFICATION:
         model.extract_feat = lambda images, *args, **kwargs: program(images)["logits"]
         model.head.forward = lambda logits: logits
-    elif task == "segmentor" and "decode_head" in parts:
+    elif fits and task is Task.SEGMENTATION:
         model.encode_decode = partial(_logits, program, model.decode_head.out_channels)
-    elif task == "detector" and "roi_head" in parts:
+    elif fits and hasattr(model, "roi_head"):
         model.predict = partial(_predict_instances, model, assembled(model, program))
     else:
         raise InputError(
-            f"{program.path} holds a {task}, which cannot take the place of the config's "
+            f"{program.path} holds a {program.about['task']}, which cannot replace the config's "
             f"{type(model).__name__}"
         )
     return {"dataset_meta": program.about.get("dataset_meta")}
 
 
 def assembled(model: nn.Module, program: Program) -> Callable[[Tensor], dict[str, Tensor]]:
-    """The program itself; of a detector in parts, the parts with torch between them.
+    """Return the program, with torch between the parts of a divided detector.
 
     Args:
-        model: The detector that the program was made from, for its anchors and thresholds.
-        program: Of any task.
+        model: The detector that the program was made from; it has the anchors and thresholds.
+        program: A program for any task.
     """
     if not program.parts:
         return program
-    from care_mm.export.detector import Detector  # needs torchvision
-
     detector = Detector(model, **program.parts)
 
     @torch.no_grad()
@@ -115,12 +114,12 @@ def assembled(model: nn.Module, program: Program) -> Callable[[Tensor], dict[str
 
 
 def _logits(program: Program, num_classes: int, images: Tensor, metas: list[dict]) -> Tensor:
-    """What mmseg's ``encode_decode`` gives, (B, classes, H, W)."""
-    found = program(images)
-    if "logits" in found:
-        return found["logits"]
-    # A file with the classes alone: exact until it is resized to another size.
-    return F.one_hot(found["labels"].long(), num_classes).movedim(-1, 1).float()
+    """Replace mmseg's ``encode_decode``, which returns logits (B, classes, H, W)."""
+    outputs = program(images)
+    if "logits" in outputs:
+        return outputs["logits"]
+    # One-hot labels are exact until they are resized.
+    return F.one_hot(outputs["labels"].long(), num_classes).movedim(-1, 1).float()
 
 
 def _predict_instances(
@@ -130,45 +129,41 @@ def _predict_instances(
     samples: list,
     rescale: bool = True,
 ) -> list:
-    """mmdet's ``predict``."""
+    """Replace mmdet's ``predict``."""
     results = []
     for image, sample in zip(images, samples, strict=True):
         height, width = sample.metainfo["img_shape"][:2]
-        found = detect(image[None, :, :height, :width])  # which pads by itself
-        keep = found.pop("valid")
-        found = {name: values[keep] for name, values in found.items()}
-        results.append(instances_of(model, found, sample.metainfo, rescale))
+        outputs = detect(image[None, :, :height, :width])  # the program pads the image itself
+        valid = outputs.pop("valid")
+        outputs = {name: values[valid] for name, values in outputs.items()}
+        results.append(instances_of(model, outputs, sample.metainfo, rescale))
     return model.add_pred_to_datasample(samples, results)
 
 
 def instances_of(
-    model: nn.Module, found: dict[str, Tensor], meta: dict[str, Any], rescale: bool = True
-) -> Any:
-    """mmdet's instances in the picture.
+    model: nn.Module, outputs: dict[str, Tensor], meta: dict[str, Any], rescale: bool = True
+) -> InstanceData:
+    """Return mmdet's instances for the outputs of a program.
 
     Args:
-        model: The detector, whose mask head puts masks into the picture.
-        found: ``boxes`` (N, 4), ``scores``, ``labels``, and with masks ``masks`` (N, h, w).
-        meta: The sample's: ``scale_factor``, ``ori_shape``.
-        rescale: To the size of the file.
+        model: The detector, whose mask head places masks in the image.
+        outputs: ``boxes`` (N, 4), ``scores``, ``labels``, and with masks ``masks`` (N, h, w).
+        meta: ``scale_factor`` and ``ori_shape`` of the sample.
+        rescale: Rescale to the size of the image file.
     """
-    from mmengine.structures import InstanceData
-
-    boxes = found["boxes"].clone()
-    if "masks" in found:
-        # One mask each is left, whatever the label.
-        frames = InstanceData(bboxes=boxes, labels=torch.zeros_like(found["labels"]))
+    boxes = outputs["boxes"].clone()
+    result = InstanceData(bboxes=boxes, scores=outputs["scores"], labels=outputs["labels"])
+    if "masks" in outputs:
+        # The program has chosen the mask of each label already, so one mask each is left.
+        frames = InstanceData(bboxes=boxes, labels=torch.zeros_like(outputs["labels"]))
         (frames,) = model.roi_head.mask_head.predict_by_feat(
-            mask_preds=[torch.logit(found["masks"])[:, None]],
+            mask_preds=[torch.logit(outputs["masks"])[:, None]],
             results_list=[frames],
             batch_img_metas=[meta],
             rcnn_test_cfg=model.roi_head.test_cfg,
             rescale=rescale,
         )
-        boxes = frames.bboxes  # the mask head has rescaled them
+        result.bboxes, result.masks = frames.bboxes, frames.masks  # rescaled by the mask head
     elif rescale:
-        boxes = boxes / boxes.new_tensor(meta["scale_factor"]).repeat(1, 2)
-    result = InstanceData(bboxes=boxes, scores=found["scores"], labels=found["labels"])
-    if "masks" in found:
-        result.masks = frames.masks
+        result.bboxes = boxes / boxes.new_tensor(meta["scale_factor"]).repeat(1, 2)
     return result

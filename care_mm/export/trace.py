@@ -1,4 +1,4 @@
-"""From a module to the programs that the runtimes' converters read."""
+"""Trace a module into the programs that the converters of the runtimes read."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from care_mm.errors import InputError
+from care_mm.errors import InputError, one_line
 from care_mm.export.detector import Detector
 from care_mm.export.graphs import Graph
 
-# Sizes to trace with where the size stays open: not square, and none equal to a number of channels.
-_OPEN_SHAPE = (2, 3, 96, 160)
+# An open size is traced with a shape that is not square and equals no number of channels.
+_OPEN_BATCH, _OPEN_SHAPE = 2, (96, 160)
 _MAX_SIDE, _MAX_BATCH = 1 << 13, 1 << 10
-WHOLE = "forward"  # the name of the only part of what was not divided
+WHOLE = "forward"  # name of the only part of a graph that is not divided
 
 
 @dataclass(frozen=True)
 class Part:
-    """A module that goes into a file, an input for it, and torch's program of it."""
+    """A module that goes into a file, an example of its input, and its traced program."""
 
     module: nn.Module
     example: Tensor
@@ -28,39 +28,45 @@ class Part:
 
 
 @torch.no_grad()
-def trace(graph: Graph, shape: tuple[int, int] | None, divide: bool = False) -> dict[str, Part]:
-    """torch's program of a graph, under the name ``WHOLE``.
+def trace(
+    graph: Graph, shape: tuple[int, int] | None, batch: int = 1, divide: bool = False
+) -> dict[str, Part]:
+    """Trace a graph; return its parts by name.
 
     Args:
-        graph: What to trace.
-        shape: Height and width of the only input, one picture; ``None`` leaves them open, and the
-            batch where the graph has one.
-        divide: Give the networks of a detector, ``dense``, ``boxes`` and ``masks``, and leave out
-            what is between them. Takes a fixed shape.
+        graph: The graph to trace.
+        shape: Height and width of the only input size; ``None`` leaves them open, and the number
+            of images too unless the graph accepts one only.
+        batch: Images of an input of fixed size.
+        divide: Return the networks of a detector, ``dense``, ``boxes`` and ``masks``, without the
+            steps between them. Needs a fixed size. Other graphs have the one part ``WHOLE``.
 
     Raises:
-        InputError: A size too small for the model, or a model that cannot be traced.
+        InputError: The size is too small for the model, the graph accepts one image only, or the
+            model cannot be traced.
     """
     if shape is not None and min(shape) < graph.least:
         raise InputError(
             f"--shape {shape[0]} {shape[1]}: both sides need at least {graph.least} pixels"
         )
-    example, dynamic = torch.zeros(1, 3, *(shape or _OPEN_SHAPE[2:])), None
+    if batch > 1 and not graph.batched:
+        raise InputError(f"the file of a {graph.task} accepts one image at a time, not {batch}")
+    example, dynamic = torch.zeros(batch, 3, *(shape or _OPEN_SHAPE)), None
     if divide and isinstance(graph.module, Detector):
         return {
-            name: Part(module, given, _export(graph, module, given, None))
-            for name, module, given in _networks(graph.module, example)
+            name: Part(module, argument, _export(graph, module, argument, None))
+            for name, module, argument in _networks(graph.module, example)
         }
     if shape is None:
         dynamic = {2: _side("height", graph), 3: _side("width", graph)}
         if graph.batched:
             dynamic[0] = Dim("batch", max=_MAX_BATCH)
-            example = example.expand(_OPEN_SHAPE).contiguous()
+            example = torch.zeros(_OPEN_BATCH, 3, *_OPEN_SHAPE)
     return {WHOLE: Part(graph.module, example, _export(graph, graph.module, example, dynamic))}
 
 
 def _side(name: str, graph: Graph) -> Dim:
-    # torch tells maps of one pixel from larger ones; the files that come of it do not.
+    # torch.export specialises on maps of size 1, so the range starts at 2; the files accept 1.
     return Dim(name, min=2 * graph.least, max=_MAX_SIDE)
 
 
@@ -74,21 +80,21 @@ def _export(
             (example,),
             dynamic_shapes=shapes,
             strict=False,
-            # Of padded sizes torch cannot prove what is true of them.
+            # torch.export cannot prove its guards for padded sizes.
             prefer_deferred_runtime_asserts_over_guards=dynamic is not None,
         )
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        hint = "; a fixed size may do: --shape H W" if dynamic else ""
+        hint = "; a fixed size may work: --shape H W" if dynamic else ""
+        reason = one_line(error, 300)
         raise InputError(f"this {graph.task} cannot be traced ({reason}){hint}") from error
 
 
 def _networks(detector: Detector, image: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
-    """The networks in a detector, in the order of their work, with what each is given."""
-    found = []
+    """Return the networks of a detector in the order of their calls, with an input for each."""
+    calls = []
     hooks = [
         module.register_forward_pre_hook(
-            lambda module, args, name=name: found.append((name, module, args[0].clone()))
+            lambda module, args, name=name: calls.append((name, module, args[0].clone()))
         )
         for name, module in detector.networks().items()
     ]
@@ -97,4 +103,4 @@ def _networks(detector: Detector, image: Tensor) -> list[tuple[str, nn.Module, T
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return calls

@@ -1,4 +1,4 @@
-"""The model, leaf to root: ``fold``, ``layers``, ``arch``, ``backbone``, ``head``.
+"""The model, leaf to root: ``arch``, ``fold``, ``layers``, ``pretrained``, ``backbone``, ``head``.
 
 ``classifier`` needs mmpretrain.
 """

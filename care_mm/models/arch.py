@@ -1,4 +1,4 @@
-"""The sizes of CARE: a table of named variants, switches for the paper's ablations, and checks.
+"""The variants of CARE: hyperparameters, switches for the paper's ablations, and named sizes.
 
 Source: CARE Transformer, CVPR 2025 (arXiv 2411.16170), and the authors' released models.
 """
@@ -9,36 +9,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 PER_STAGE = ("depths", "mem_dims", "interaction_ratios", "attn_head_dims")
-# How the features meet the two branches -> their width in units of the memory's.
+# Name of a decoupling -> channels of the features in multiples of the memory channels.
 DECOUPLINGS = {"asymmetrical": 3, "symmetrical": 2, "stacked": 3}
 
 
 @dataclass(frozen=True)
 class Arch:
-    """What tells one CARE from another; every tuple has one entry per stage.
+    """The hyperparameters of a CARE variant; every tuple has one entry per stage.
 
     A stage's tensor is ``[memory | features]`` with ``mem_dim`` and ``3 * mem_dim`` channels. The
-    fields with a default are the paper's ablations; the defaults are the published model.
+    fields with a default are switches for the paper's ablations; the defaults give the published
+    model.
 
-    Args:
+    Attributes:
         depths: Number of blocks.
-        mem_dims: Memory channels, and those of the global branch (the paper's d1).
+        mem_dims: Channels of the memory and of the global branch (the paper's d1).
         interaction_ratios: Expansion ratios ``(Inter1, Inter2)`` of the dual interaction.
-        attn_head_dims: Channels of one attention head; ``None`` puts the pair of 11x1 and 1x11
-            depthwise convolutions in place of linear attention.
-        memory: ``False`` leaves the memory out: a stage's tensor is its features.
+        attn_head_dims: Channels of one attention head; ``None`` replaces linear attention by a
+            pair of 11x1 and 1x11 depthwise convolutions.
+        memory: ``False`` removes the memory: the stage's tensor is the features alone.
         inter1: ``False`` makes Inter1 the identity.
-        inter2: ``False`` makes Inter2 the identity. The last block then has nothing to expand
-            and is one like the others.
-        decoupling: ``'asymmetrical'``: of the features, ``3 * mem_dim``, a third goes through the
-            global branch, a third each through the local ones (d2 = 2 d1). ``'symmetrical'``: of
-            ``2 * mem_dim`` a half and a quarter each (d2 = d1). ``'stacked'``: all ``3 * mem_dim``
-            go through the local branches, a half each, and then all through the global one.
+        inter2: ``False`` makes Inter2 the identity. The last block then has nothing to expand and
+            is built like the others.
+        decoupling: How the features are distributed over the branches. ``'asymmetrical'``:
+            ``3 * mem_dim`` channels, a third for the global branch and a third for each local
+            branch (d2 = 2 d1). ``'symmetrical'``: ``2 * mem_dim`` channels, a half for the global
+            branch and a quarter for each local branch (d2 = d1). ``'stacked'``: ``3 * mem_dim``
+            channels, half of them through each local branch, then all of them through the global
+            branch.
 
     Raises:
-        ValueError: Entries of unequal length, a non-positive number, a head width that does
-            not divide the width of the global branch, an odd width to halve, or a switch with
-            another value than those above.
+        ValueError: Tuples of unequal length, a number that is not positive, a head width that does
+            not divide the width of the global branch, an odd width to halve, or an unknown value
+            of a switch.
     """
 
     depths: tuple[int, ...]
@@ -94,20 +97,20 @@ class Arch:
 
     @property
     def feature_dims(self) -> tuple[int, ...]:
-        """Channels of the features."""
+        """Channels of the features, per stage."""
         return tuple(DECOUPLINGS[self.decoupling] * mem_dim for mem_dim in self.mem_dims)
 
     @property
     def embed_dims(self) -> tuple[int, ...]:
-        """Channels of the stage's tensor, memory and features together."""
+        """Channels of the stage's tensor (memory and features), per stage."""
         widths = zip(self.mem_dims, self.feature_dims, strict=True)
         return tuple(self.memory * mem_dim + feature_dim for mem_dim, feature_dim in widths)
 
     @classmethod
     def get(cls, arch: str | Mapping) -> Arch:
-        """Look a name up in ``ARCHS``, or check a dict with the fields of this class.
+        """Return a named variant of ``ARCHS``, or build one from a dict with these fields.
 
-        With ``base``, one of the names, a dict needs no more than what differs from that:
+        A dict with a ``base`` inherits all fields that it does not give:
         ``dict(base='s1', decoupling='stacked')``.
 
         Raises:
@@ -128,8 +131,7 @@ class Arch:
         if unknown or missing:
             raise ValueError(
                 f"arch dict: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}; "
-                f"it takes {names}, of which a base, one of {list(ARCHS)}, supplies all that are "
-                "not given"
+                f"it takes {names}; with base=one of {list(ARCHS)} the rest is inherited"
             )
         values |= {name: tuple(values[name]) for name in PER_STAGE}
         values["interaction_ratios"] = tuple(tuple(pair) for pair in values["interaction_ratios"])

@@ -1,4 +1,4 @@
-"""CARETransformer: the backbone of every task, registered for every OpenMMLab scope.
+"""The CARE backbone, registered for every task and OpenMMLab scope.
 
 Source: CARE Transformer, CVPR 2025 (arXiv 2411.16170), and the authors' released models.
 """
@@ -25,10 +25,10 @@ from care_mm.models.pretrained import load_pretrained
 
 @contextmanager
 def _running_stats_kept(module: nn.Module) -> Iterator[None]:
-    """Let batch norms update copies of their running statistics, which are thrown away.
+    """Let batch norms update copies of their running statistics, and discard the copies.
 
-    Turning the tracking off instead would save fewer tensors for the backward pass than the
-    first forward did, which activation checkpointing refuses.
+    Turning the tracking off would save fewer tensors for the backward pass than the first forward
+    pass did, and activation checkpointing rejects this.
     """
     kept = [
         (norm, name, buffer)
@@ -46,10 +46,10 @@ def _running_stats_kept(module: nn.Module) -> Iterator[None]:
 
 
 class CAREStage(BaseModule):
-    """Downsampling, unless it is the first stage, and blocks at one resolution.
+    """Downsampling, except in the first stage, and blocks at one resolution.
 
     Args:
-        downsample: Module that halves the sides and widens to the stage's channels, or ``None``.
+        downsample: Module that halves the sides and returns the stage's channels, or ``None``.
         blocks: The stage's blocks.
         with_cp: Recompute each block in the backward pass to save memory.
     """
@@ -69,7 +69,7 @@ class CAREStage(BaseModule):
             x = self.downsample(x)
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled() and self.training:
-                # The recomputation would update running statistics a second time.
+                # Without the context, recomputing would update the running statistics twice.
                 x = checkpoint(
                     block,
                     x,
@@ -87,27 +87,27 @@ class CARETransformer(BaseModule):
 
     Args:
         arch: ``'s0'``, ``'s1'``, ``'s2'``, or a dict with the fields of
-            :class:`care_mm.models.arch.Arch`, or with a ``base`` and the fields that differ:
-            ``dict(base='s1', memory=False)``.
+            :class:`care_mm.models.arch.Arch`. A dict with a ``base`` gives only the fields that
+            differ: ``dict(base='s1', memory=False)``.
         in_channels: Channels of the input.
-        out_indices: Stages whose outputs are returned, increasing; negative ones count from the
-            last stage. Stages beyond the last one are not built.
-        drop_path_rate: Rate at the last block; it grows linearly from 0 over all blocks.
+        out_indices: Stages whose outputs are returned, in increasing order; negative numbers count
+            from the last stage. Stages beyond the last one are not built.
+        drop_path_rate: Drop path rate of the last block; it grows linearly from 0.
         layer_scale_init_value: Initial value of the layer scale gamma.
-        norm_cfg: Norm of stem, downsampling and interactions (``BN``, ``SyncBN``, ...).
+        norm_cfg: Norm of the stem, the downsampling and the interactions (``BN``, ``SyncBN``, ...).
         act_cfg: Activation of the interactions.
-        out_norm_cfg: A fresh norm on each returned feature map, or ``None``.
-        expand_last: ``True`` is the published stage 4, whose last block returns Inter2's hidden
-            channels (1024 / 1024 / 1536). ``False`` gives that block projection, residual and
-            gamma like any other (256 / 256 / 384 channels; these weights are fresh). Without
-            Inter2 that block is like any other, too.
-        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages: no
-            gradients, and norms in evaluation mode.
+        out_norm_cfg: An additional norm on each returned feature map, or ``None``.
+        expand_last: ``True`` builds the published stage 4, whose last block returns Inter2's
+            hidden channels (1024 / 1024 / 1536). ``False`` gives this block a projection, residual
+            and gamma like the others (256 / 256 / 384 channels); ImageNet weights do not cover
+            them. Without Inter2, the block is built like the others in either case.
+        frozen_stages: -1 freezes nothing, 0 the stem, n the stem and the first n stages. Frozen
+            parts get no gradients, and their norms stay in evaluation mode.
         norm_eval: Keep all batch norms in evaluation mode; their affine parameters still train.
         with_cp: Activation checkpointing of each block while training.
         deploy: Build the folded form, see :meth:`switch_to_deploy`.
-        init_cfg: mmengine's initialisation. Type ``Pretrained`` takes a file of ours or the
-            authors', and refuses one that does not cover the backbone.
+        init_cfg: mmengine's initialisation. Type ``Pretrained`` accepts our files and the authors',
+            and refuses a file that does not cover the backbone.
 
     Attributes:
         out_channels: Channels of each returned map.
@@ -152,41 +152,18 @@ class CARETransformer(BaseModule):
             )
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        self.norm_cfg = dict(norm_cfg)
+        self.act_cfg = dict(act_cfg)
+        self.layer_scale_init_value = layer_scale_init_value
+        self.expand_last = expand_last and self.arch.inter2
+        self.with_cp = with_cp
 
-        def norm_layer(dim: int) -> nn.Module:
-            return build_norm_layer(dict(norm_cfg), dim)[1]
-
-        def act_layer() -> nn.Module:
-            return build_activation_layer(dict(act_cfg))
-
-        dims = self.arch.embed_dims
-        expand_last = expand_last and self.arch.inter2
-        rates = torch.linspace(0, drop_path_rate, sum(self.arch.depths), device="cpu").tolist()
-        self.stem = ConvNorm(in_channels, dims[0], 4, norm_layer, norm_first=False)
-        self.stages = ModuleList()
-        for i in range(num_built):
-            depth, first = self.arch.depths[i], sum(self.arch.depths[:i])
-            blocks = [
-                CAREBlock(
-                    self.arch.mem_dims[i],
-                    self.arch.interaction_ratios[i],
-                    self.arch.attn_head_dims[i],
-                    norm_layer,
-                    act_layer,
-                    DropPath(rates[first + j]) if rates[first + j] > 0 else None,
-                    layer_scale_init_value,
-                    expand=expand_last and i == num_stages - 1 and j == depth - 1,
-                    memory=self.arch.memory,
-                    inter1=self.arch.inter1,
-                    inter2=self.arch.inter2,
-                    decoupling=self.arch.decoupling,
-                )
-                for j in range(depth)
-            ]
-            downsample = (
-                ConvNorm(dims[i - 1], dims[i], 2, norm_layer, norm_first=True) if i else None
-            )
-            self.stages.append(CAREStage(downsample, blocks, with_cp))
+        rates = torch.linspace(0, drop_path_rate, sum(self.arch.depths), device="cpu")
+        rates_by_stage = [part.tolist() for part in rates.split(self.arch.depths)]
+        self.stem = ConvNorm(
+            in_channels, self.arch.embed_dims[0], 4, self._norm_layer, norm_first=False
+        )
+        self.stages = ModuleList(self._build_stage(i, rates_by_stage[i]) for i in range(num_built))
 
         self.out_channels = tuple(self.stages[i].out_channels for i in self.out_indices)
         self.out_strides = tuple(4 * 2**i for i in self.out_indices)
@@ -201,8 +178,41 @@ class CARETransformer(BaseModule):
         if deploy:
             self.switch_to_deploy()
 
+    def _norm_layer(self, dim: int) -> nn.Module:
+        return build_norm_layer(self.norm_cfg, dim)[1]
+
+    def _act_layer(self) -> nn.Module:
+        return build_activation_layer(self.act_cfg)
+
+    def _build_stage(self, i: int, drop_path_rates: Sequence[float]) -> CAREStage:
+        """Build stage ``i`` with one block for each drop path rate."""
+        arch = self.arch
+        is_last_stage = i == len(arch.depths) - 1
+        blocks = [
+            CAREBlock(
+                arch.mem_dims[i],
+                arch.interaction_ratios[i],
+                arch.attn_head_dims[i],
+                self._norm_layer,
+                self._act_layer,
+                DropPath(rate) if rate > 0 else None,
+                self.layer_scale_init_value,
+                expand=self.expand_last and is_last_stage and j == arch.depths[i] - 1,
+                memory=arch.memory,
+                inter1=arch.inter1,
+                inter2=arch.inter2,
+                decoupling=arch.decoupling,
+            )
+            for j, rate in enumerate(drop_path_rates)
+        ]
+        downsample = None
+        if i > 0:
+            dims = arch.embed_dims[i - 1 : i + 1]
+            downsample = ConvNorm(*dims, 2, self._norm_layer, norm_first=True)
+        return CAREStage(downsample, blocks, self.with_cp)
+
     def _init_layers(self) -> None:
-        """The authors' initialisation: truncated normal of std 0.02, biases zero."""
+        """Initialise as the authors do: weights truncated normal of std 0.02, biases zero."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -210,10 +220,10 @@ class CARETransformer(BaseModule):
 
     @property
     def fresh_keys(self) -> frozenset[str]:
-        """Names of tensors that ImageNet weights of this arch do not have."""
+        """Keys that ImageNet weights of this arch do not have."""
         keys = {f"out_norms.{name}" for name in self.out_norms.state_dict()}
         last_stage = len(self.arch.depths) - 1
-        # Without Inter2 the ImageNet model's last block has its gamma.
+        # Without Inter2, the last block of the ImageNet model has a gamma like the others.
         if self.arch.inter2 and self.out_indices[-1] == last_stage:
             prefix = f"stages.{last_stage}.blocks.{self.arch.depths[last_stage] - 1}."
             names = ("gamma", "inter2.fc2.weight", "inter2.fc2.bias")
@@ -221,11 +231,10 @@ class CARETransformer(BaseModule):
         return frozenset(keys)
 
     def is_unexpected(self, key: str) -> bool:
-        """Whether a key of the stem or of a built stage is one that the backbone does not have.
+        """Whether the key belongs to the stem or a built stage and the backbone does not have it.
 
-        Weights of heads and of stages that are not built are expected in a file and ignored, and
-        so is the projection of a last block with ``expand_last=False``, which the published form
-        leaves out.
+        A file may hold weights of heads and of stages that are not built, and the projection of a
+        last block built with ``expand_last=False``. They are ignored.
         """
         if key in self.state_dict():
             return False
@@ -236,10 +245,10 @@ class CARETransformer(BaseModule):
         return not key.startswith((last_block + "inter2.fc2.", last_block + "gamma"))
 
     def init_weights(self) -> None:
-        """Apply ``init_cfg``; type ``Pretrained`` loads strictly and reports what matched.
+        """Apply ``init_cfg``; type ``Pretrained`` loads strictly and logs what matched.
 
         Raises:
-            care_mm.errors.InputError: The file is missing, unreadable or does not cover the
+            care_mm.errors.InputError: The file is missing or unreadable, or does not cover the
                 backbone.
         """
         cfgs = self.init_cfg if isinstance(self.init_cfg, list | tuple) else [self.init_cfg]
@@ -256,7 +265,7 @@ class CARETransformer(BaseModule):
         """(B, in_channels, H, W) -> tuple of (B, out_channels[i], H // stride, W // stride).
 
         Raises:
-            ValueError: Wrong number of channels, or a side shorter than the largest stride.
+            ValueError: The number of channels is wrong, or a side is below the largest stride.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(f"input of shape {tuple(x.shape)}: need (B, {self.in_channels}, H, W)")
@@ -281,20 +290,20 @@ class CARETransformer(BaseModule):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> CARETransformer:
-        """Set the mode, then freeze again what is to stay frozen."""
+        """Set the mode, then freeze the frozen stages again."""
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:
             for module in self.modules():
-                if isinstance(module, _BatchNorm):  # SyncBN too, which is no BatchNorm2d
+                if isinstance(module, _BatchNorm):  # also covers SyncBN, which is not a BatchNorm2d
                     module.eval()
         return self
 
     def switch_to_deploy(self) -> None:
         """Fold norms and layer scales into convolutions, exactly; a second call does nothing.
 
-        For inference: the folded form gives the evaluation-mode outputs up to rounding, and its
-        state dict loads strictly into a model built with ``deploy=True``.
+        The folded form is for inference. Its outputs equal those of evaluation mode up to
+        rounding, and its state dict loads strictly into a model built with ``deploy=True``.
         """
         for module in self.modules():
             if isinstance(module, ConvNorm | CAREBlock):

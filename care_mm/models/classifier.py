@@ -1,4 +1,4 @@
-"""The ImageNet classifier, registered in mmpretrain: two heads, and hard distillation.
+"""The ImageNet classifier for mmpretrain: two heads, and hard distillation.
 
 Source: the authors' released classifier; hard distillation is DeiT's (arXiv 2012.12877, eq. 3).
 """
@@ -22,13 +22,15 @@ from care_mm.models.head import HeadBranch
 
 @MODELS.register_module()
 class CAREHead(ClsHead):
-    """Two heads of one form: one learns the labels, the other the teacher's; inference averages.
+    """Two equal heads: one learns the labels, the other the teacher's; inference averages them.
 
     Args:
         num_classes: Number of classes.
         in_channels: Channels of the pooled features.
         loss: The label loss.
-        topk, cal_acc, init_cfg: As in mmpretrain's ``ClsHead``.
+        topk: As in mmpretrain's ``ClsHead``.
+        cal_acc: As in mmpretrain's ``ClsHead``.
+        init_cfg: As in mmpretrain's ``ClsHead``.
         deploy: Build the folded form, see :meth:`switch_to_deploy`.
     """
 
@@ -51,10 +53,13 @@ class CAREHead(ClsHead):
             self.switch_to_deploy()
 
     def branches(self, feats: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        """Logits of the label head and of the distillation head, each (B, num_classes).
+        """Return the logits of the label head and the distillation head, each (B, num_classes).
+
+        Args:
+            feats: Pooled features, a tuple whose last entry is (B, C).
 
         Raises:
-            RuntimeError: The head is deployed: its branches are one.
+            RuntimeError: The head is deployed, so its branches are merged.
         """
         if self.deploy:
             raise RuntimeError("a deployed CAREHead has no branches left to train")
@@ -62,7 +67,7 @@ class CAREHead(ClsHead):
         return self.label(pooled), self.distill(pooled)
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
-        """Mean logits (B, num_classes) of pooled features, a tuple whose last is (B, C)."""
+        """Return mean logits (B, num_classes) for pooled features, a tuple ending with (B, C)."""
         if self.deploy:
             return self.mean(self.pre_logits(feats))
         label, distill = self.branches(feats)
@@ -71,8 +76,8 @@ class CAREHead(ClsHead):
     def switch_to_deploy(self) -> None:
         """Fold both branches into one, exactly; a second call does nothing.
 
-        They normalise the same activations by the same statistics, so that the mean of their
-        logits is one normalisation without weights and one linear layer.
+        Both normalise the same activations by the same statistics, so the mean of their logits is
+        one normalisation without weights and one linear layer.
         """
         if self.deploy:
             return
@@ -93,17 +98,17 @@ class CAREHead(ClsHead):
         teacher_labels: Tensor | None = None,
         **kwargs,
     ) -> dict[str, Tensor]:
-        """Half the label loss of the label head, and half that of the distillation head.
+        """Return half the loss of the label head and half the loss of the distillation head.
 
         Args:
-            feats: Pooled features, a tuple whose last is (B, C).
-            data_samples: With ``gt_label``, or ``gt_score`` where images were mixed.
-            teacher_labels: (B,) what the distillation head learns; the labels when not given.
-            kwargs: For the label loss.
+            feats: Pooled features, a tuple whose last entry is (B, C).
+            data_samples: Samples with ``gt_label``, or with ``gt_score`` if images were mixed.
+            teacher_labels: Targets (B,) of the distillation head; ``None`` uses the labels.
+            kwargs: Arguments of the label loss.
 
         Returns:
-            ``loss_label`` and ``loss_distill``, which add up to the loss, and the accuracy of
-            the label head where ``cal_acc`` asks for it.
+            ``loss_label`` and ``loss_distill``, whose sum is the loss, and the accuracy of the
+            label head if ``cal_acc`` is set.
         """
         label, distill = self.branches(feats)
         losses = self._get_loss(label, data_samples, **kwargs)
@@ -115,19 +120,19 @@ class CAREHead(ClsHead):
 
 
 class Teacher:
-    """A frozen classifier that names the class of an image.
+    """A frozen classifier that labels images.
 
-    No ``nn.Module``, and copied by reference: so it is no part of the student's parameters, state
-    dict, optimizer, gradient synchronisation or moving average.
+    It is not an ``nn.Module`` and is copied by reference, so that it is not part of the student's
+    parameters, state dict, optimizer, gradient synchronisation or EMA.
 
     Args:
-        config: Of any classifier of mmpretrain's, ``TimmClassifier`` for timm's.
-        checkpoint: Its weights, a path or URL, all of which have to fit; a ``TimmClassifier`` with
-            ``pretrained=True`` needs none.
+        config: Config of any mmpretrain classifier; ``TimmClassifier`` for a timm model.
+        checkpoint: Path or URL of the weights, which must fit completely. ``None`` only for a
+            ``TimmClassifier`` with ``pretrained=True``.
 
     Raises:
         ValueError: The weights would be random.
-        care_mm.errors.InputError: A checkpoint that cannot be read or does not fit.
+        care_mm.errors.InputError: The checkpoint cannot be read or does not fit.
     """
 
     def __init__(self, config: Mapping, checkpoint: str | None = None) -> None:
@@ -146,24 +151,24 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W), on any device -> labels (B,)."""
+        """Label normalised images: (B, 3, H, W) on any device -> (B,)."""
         return self.model.to(images.device)(images, mode="tensor").argmax(dim=1)
 
 
 @MODELS.register_module()
 class CAREClassifier(ImageClassifier):
-    """mmpretrain's ``ImageClassifier`` that can learn from a teacher (hard distillation).
+    """An mmpretrain ``ImageClassifier`` that can learn from a teacher (hard distillation).
 
-    With a teacher the distillation head of :class:`CAREHead` learns the class that the teacher
-    sees in the same mixed image; without one both heads learn the labels. The teacher is built
-    when training begins: testing and inference do without.
+    With a teacher, the distillation head of :class:`CAREHead` learns the class that the teacher
+    predicts for the same mixed image. Without one, both heads learn the labels. The teacher is
+    built only for training; testing and inference do not need it.
 
     Args:
-        teacher: Config of the teacher, see :class:`Teacher`. It sees the images as this model's
-            preprocessor normalises them.
-        teacher_checkpoint: The teacher's weights, read without running code that the file may
-            hold; not looked at without a teacher.
-        args, kwargs: As in ``ImageClassifier``.
+        args: As in ``ImageClassifier``.
+        teacher: Config of the teacher, see :class:`Teacher`. Its input is normalised by this
+            model's preprocessor.
+        teacher_checkpoint: Path or URL of the teacher's weights; ignored without a teacher.
+        kwargs: As in ``ImageClassifier``.
     """
 
     def __init__(
@@ -180,18 +185,21 @@ class CAREClassifier(ImageClassifier):
 
     @property
     def teacher(self) -> Teacher | None:
-        """The teacher, built at the first call; ``None`` where none is configured."""
+        """The teacher, built on first use; ``None`` if none is configured."""
         if self._teacher is None and self._teacher_config is not None:
             self._teacher = Teacher(self._teacher_config, self._teacher_checkpoint)
         return self._teacher
 
     def init_weights(self) -> None:
-        """Apply ``init_cfg``, and build the teacher: what is wrong with it shows at once."""
+        """Apply ``init_cfg``, and build the teacher, so that its errors appear before training."""
         super().init_weights()
         _ = self.teacher
 
     def loss(self, inputs: Tensor, data_samples: Sequence) -> dict[str, Tensor]:
-        """Losses of normalised, possibly mixed images (B, 3, H, W); see :meth:`CAREHead.loss`."""
+        """Return the losses of normalised, possibly mixed images (B, 3, H, W).
+
+        See :meth:`CAREHead.loss`.
+        """
         feats = self.extract_feat(inputs)
         if self.teacher is None:
             return self.head.loss(feats, data_samples)

@@ -1,12 +1,13 @@
-"""Exact folds for inference: norms, scales and the second head go into the layers beside them.
+"""Exact folds for inference: norms, scales and the second head move into adjacent layers.
 
-All of them are algebraic identities of the evaluation-mode model; they differ from the unfolded
-one by rounding only. They return a new layer and leave their arguments alone.
+Every fold is an algebraic identity in evaluation mode, so outputs change by rounding only. The
+``fold_*`` functions return a new layer and do not modify their arguments.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +15,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def is_foldable(norm: nn.Module) -> bool:
-    """Whether ``norm`` is an affine function per channel in evaluation mode (BN, SyncBN)."""
+    """Whether ``norm`` is an affine map per channel in evaluation mode (BN, SyncBN)."""
     return isinstance(norm, _BatchNorm) and norm.track_running_stats
 
 
 def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """Scale and shift, each (C,), that evaluation-mode ``norm`` applies."""
+    """Return the scale and shift, each (C,), that ``norm`` applies in evaluation mode."""
     scale = (norm.running_var + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight
@@ -42,18 +43,18 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 @torch.no_grad()
 def fold_norm_after(conv: nn.Conv2d, norm: _BatchNorm) -> nn.Conv2d:
-    """One convolution equal to ``norm(conv(x))``."""
+    """Return one convolution equal to ``norm(conv(x))``."""
     scale, shift = _affine(norm)
     return _replace(conv, conv.weight * scale[:, None, None, None], _bias(conv) * scale + shift)
 
 
 @torch.no_grad()
 def fold_norm_before(norm: _BatchNorm, conv: nn.Conv2d) -> nn.Conv2d:
-    """One convolution equal to ``conv(norm(x))``.
+    """Return one convolution equal to ``conv(norm(x))``.
 
     Raises:
-        ValueError: The convolution pads (padding zeros are not shifted by the norm, so that the
-            fold would be wrong at the border) or is grouped.
+        ValueError: The convolution is grouped, or it pads: the norm does not shift the zeros of
+            the padding, so the fold would be wrong at the border.
     """
     if any(conv.padding) or conv.groups != 1:
         raise ValueError(
@@ -66,17 +67,17 @@ def fold_norm_before(norm: _BatchNorm, conv: nn.Conv2d) -> nn.Conv2d:
 
 @torch.no_grad()
 def fold_scale_after(conv: nn.Conv2d, scale: Tensor) -> nn.Conv2d:
-    """One convolution equal to ``scale * conv(x)`` with one factor per channel."""
+    """Return one convolution equal to ``scale * conv(x)``, with ``scale`` of shape (C,)."""
     return _replace(conv, conv.weight * scale[:, None, None, None], _bias(conv) * scale)
 
 
 @torch.no_grad()
 def fold_mean_of_linears(*branches: tuple[nn.LayerNorm, nn.Linear]) -> nn.Linear:
-    """One linear layer whose output on normalised input is the mean of the branches' outputs.
+    """Return one linear layer that maps normalised input to the mean of the branches' outputs.
 
     Args:
-        branches: Layer norms with weights, each with the linear layer after it. What they
-            normalise has to be the same, and so their ``eps``.
+        branches: Pairs of a layer norm with weights and the linear layer after it. All norms must
+            have the same input and the same ``eps``.
     """
     weights = [fc.weight * norm.weight for norm, fc in branches]
     biases = [fc.weight @ norm.bias + fc.bias for norm, fc in branches]
@@ -87,9 +88,10 @@ def fold_mean_of_linears(*branches: tuple[nn.LayerNorm, nn.Linear]) -> nn.Linear
 
 
 def switch_to_deploy(model: nn.Module) -> nn.Module:
-    """Deploy every part of ``model`` that can be, in place: ours inside anybody's model too.
+    """Fold everything that can be folded in a model of any package, in place.
 
-    Calls the ``switch_to_deploy`` of each submodule that has one, as MM's models do.
+    Calls ``switch_to_deploy`` on every submodule that has it, as the MM packages name the method,
+    and timm's own function on models of timm.
 
     Returns:
         ``model``, in evaluation mode.
@@ -97,4 +99,17 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         if module is not model and hasattr(module, "switch_to_deploy"):
             module.switch_to_deploy()
+    for timm_model in list(_timm_models(model)):
+        from timm.utils.model import reparameterize_model
+
+        reparameterize_model(timm_model, inplace=True)
     return model.eval()
+
+
+def _timm_models(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the outermost modules whose class is timm's."""
+    if type(module).__module__.startswith("timm."):
+        yield module
+        return
+    for child in module.children():
+        yield from _timm_models(child)

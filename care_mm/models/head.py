@@ -1,4 +1,4 @@
-"""The head of the ImageNet classifier, of which it has two."""
+"""One of the two classification heads of the ImageNet model."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Source: CARE Transformer, CVPR 2025 (arXiv 2411.16170). Tensors are (B, C, H, W) throughout. A
 stage's tensor is the concatenation ``[memory | features]`` of ``mem_dim`` and ``3 * mem_dim``
 channels, and the features are three groups ``[global | local-3 | local-7]`` of ``mem_dim`` each.
-The paper's ablations differ from that by the switches of :class:`care_mm.models.arch.Arch`.
+The switches of :class:`care_mm.models.arch.Arch` change this for the paper's ablations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ActLayer = Callable[[], nn.Module]
 try:
     torch.is_autocast_enabled("cpu")
     _is_autocast_enabled = torch.is_autocast_enabled
-except TypeError:  # torch < 2.4 asks per device by name
+except TypeError:  # torch < 2.4 has one function per device
 
     def _is_autocast_enabled(device_type: str) -> bool:
         cpu = device_type == "cpu"
@@ -33,13 +33,13 @@ except TypeError:  # torch < 2.4 asks per device by name
 
 
 def _without_autocast(device_type: str) -> AbstractContextManager:
-    """A context in which matrix products keep the dtype of their operands."""
+    """Return a context in which matrix products keep the dtype of their operands."""
     enabled = _is_autocast_enabled(device_type)
     return torch.autocast(device_type, enabled=False) if enabled else nullcontext()
 
 
 def depthwise(dim: int, kernel_size: int | tuple[int, int]) -> nn.Conv2d:
-    """A depthwise convolution that keeps the size of its input (odd kernels)."""
+    """Return a depthwise convolution with an odd kernel that keeps the input's size."""
     height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
     return nn.Conv2d(
         dim, dim, (height, width), padding=(height // 2, width // 2), groups=dim, bias=True
@@ -51,10 +51,10 @@ class LinearAttention(nn.Module):
 
     With :math:`\varphi = \mathrm{ELU} + 1` and :math:`N = HW` tokens, per head,
     :math:`\varphi(q)(\varphi(k)^T v / N) / (\varphi(q)\,\overline{\varphi(k)}^T + 10^{-6})`,
-    at a cost linear in N. Written channel first: keys, values and queries are
-    (D, N) as the convolution leaves them, hence no transposed copies.
+    at a cost linear in N. The code is channel first: the convolution returns keys, values and
+    queries as (D, N), so they are never copied to transpose them.
 
-    Half-precision input is attended to in float32, with or without autocast: the sum over N
+    Half-precision input is computed in float32, with or without autocast, because the sum over N
     overflows float16 and the normaliser underflows it. k is divided by N before the product.
 
     Args:
@@ -102,12 +102,13 @@ class AxialConv(nn.Module):
 class TokenMixer(nn.Module):
     """Asymmetrical decoupling of the features (paper: "asymmetrical feature decoupling").
 
-    A third of the channels goes through the global branch, a third each through a 3x3 and a 7x7
-    depthwise convolution. The paper's ablations give a half to the global branch and a quarter to
-    each convolution, or send all channels through the convolutions and then the global branch.
+    A third of the channels goes through the global branch, a third through a 3x3 and a third
+    through a 7x7 depthwise convolution. In the paper's ablations, the global branch gets a half and
+    each convolution a quarter, or all channels go through the convolutions and then through the
+    global branch.
 
     Args:
-        dim: Memory channels; the features have ``feature_dim`` of them, by default ``3 * dim``.
+        dim: Memory channels; the features have ``feature_dim`` channels, by default ``3 * dim``.
         head_dim: Width of an attention head, ``None`` for the convolutional global branch.
         decoupling: ``'asymmetrical'``, ``'symmetrical'`` or ``'stacked'``, see
             :class:`care_mm.models.arch.Arch`.
@@ -140,7 +141,7 @@ class TokenMixer(nn.Module):
 
 
 class Interaction(nn.Module):
-    """Inverted bottleneck that lets groups of channels meet: one half of the dual interaction.
+    """Inverted bottleneck that mixes groups of channels: one half of the dual interaction.
 
     norm -> 1x1 (expand) -> act -> depthwise 3x3 -> 1x1 (project), plus the input. There is no
     activation between the depthwise convolution and the projection.
@@ -148,9 +149,9 @@ class Interaction(nn.Module):
     Args:
         dim: Input channels.
         ratio: Expansion of the hidden width.
-        norm_layer: Makes the norm for a number of channels.
-        act_layer: Makes the activation.
-        project: ``False`` leaves out projection and residual and returns ``ratio * dim`` channels
+        norm_layer: Builds the norm for a number of channels.
+        act_layer: Builds the activation.
+        project: ``False`` omits projection and residual, and returns ``ratio * dim`` channels
             (last block of the published stage 4).
     """
 
@@ -170,7 +171,7 @@ class Interaction(nn.Module):
         self.fc2 = nn.Conv2d(ratio * dim, dim, 1) if project else None
 
     def expand(self, x: Tensor) -> Tensor:
-        """(B, dim, H, W) -> (B, ratio * dim, H, W), all but the projection."""
+        """(B, dim, H, W) -> (B, ratio * dim, H, W): everything before the projection."""
         return self.dwconv(self.act(self.fc1(self.norm(x))))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -186,23 +187,23 @@ class Interaction(nn.Module):
 
 
 class CAREBlock(nn.Module):
-    """Token mixer on the features, then the dual interaction with the memory (paper: "dual
-    interaction").
+    """Token mixer on the features, then the dual interaction with the memory.
 
     ``f = Inter1(mixer(features))``, ``y = Inter2([memory | f])``,
-    out = ``x + DropPath(gamma * y)``.
+    ``out = x + DropPath(gamma * y)`` (paper: "dual interaction").
 
     Args:
-        mem_dim: Memory channels; the block works on ``4 * mem_dim`` unless a switch below is set.
+        mem_dim: Memory channels; the block has ``4 * mem_dim`` channels unless a switch below
+            changes this.
         ratios: Expansion of Inter1 and Inter2.
         head_dim: Width of an attention head or ``None``, see :class:`TokenMixer`.
-        norm_layer: Makes the norm for a number of channels.
-        act_layer: Makes the activation.
+        norm_layer: Builds the norm for a number of channels.
+        act_layer: Builds the activation.
         drop_path: Module that drops its input per sample, or ``None``.
         layer_scale_init_value: Initial gamma.
         expand: Return Inter2's hidden channels, without gamma and residual (last block of the
             published stage 4).
-        memory: ``False`` for a block on the features alone.
+        memory: ``False`` builds a block on the features alone.
         inter1, inter2: ``False`` makes that interaction the identity.
         decoupling: See :class:`TokenMixer`.
 
@@ -254,15 +255,14 @@ class CAREBlock(nn.Module):
         if self.gamma is None:
             return self.inter2(c)
         gamma = self.gamma[:, None, None]
-        if self.deploy and isinstance(self.inter2, Interaction):  # fc2 carries gamma already
+        if self.deploy and isinstance(self.inter2, Interaction):  # fc2 includes gamma
             return x + gamma * c + self.inter2.fc2(self.inter2.expand(c))
         return x + self.drop_path(gamma * self.inter2(c))
 
     def switch_to_deploy(self) -> None:
         """Fold the norms into the convolutions after them and gamma into Inter2's projection.
 
-        A second call does nothing. Training a deployed block is not meant to work: drop path is
-        gone.
+        A second call does nothing. A deployed block is for inference only: it has no drop path.
         """
         if self.deploy:
             return
@@ -276,10 +276,18 @@ class CAREBlock(nn.Module):
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution without padding and norm in either order: ``conv`` and ``norm``.
+    """A convolution without padding and a norm, in either order.
 
-    The stem is 4x4 stride 4 then norm; the downsampling before stages 2 to 4 is norm then 2x2
-    stride 2, over memory and features together. Sides that the stride does not divide are floored.
+    The stem is a 4x4 convolution of stride 4, then the norm. The downsampling before stages 2 to 4
+    is the norm, then a 2x2 convolution of stride 2, over memory and features together. A side that
+    the stride does not divide is rounded down.
+
+    Args:
+        in_dim: Input channels.
+        out_dim: Output channels.
+        stride: Stride and kernel size of the convolution.
+        norm_layer: Builds the norm for a number of channels.
+        norm_first: Apply the norm before the convolution.
     """
 
     def __init__(

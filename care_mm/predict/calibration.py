@@ -1,4 +1,4 @@
-"""Pictures of a user's folder as the model sees them, to take the ranges of activations from."""
+"""Calibration images for int8: a folder of images as the model sees them."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from care_mm.errors import InputError
 from care_mm.predict.files import find_files, is_video
 from care_mm.predict.predictor import Predictor
 
-MAX_PICTURES = 200
+MAX_IMAGES = 200
 
 
 @torch.no_grad()
 def calibration(
     predictor: Predictor, folder: Path, shape: tuple[int, int] | None = None
 ) -> list[Tensor]:
-    """Up to ``MAX_PICTURES`` images, evenly spaced, each (1, 3, H, W) and normalised.
+    """Return up to ``MAX_IMAGES`` images, evenly spaced, each (1, 3, H, W) and normalised.
 
     Args:
-        predictor: Whose test pipeline and data preprocessor prepare them.
-        folder: Where they are, at any depth.
-        shape: Height and width to resize to; ``None`` leaves them as the pipeline gives them.
+        predictor: Its test pipeline and data preprocessor prepare the images.
+        folder: Searched for images at any depth.
+        shape: Height and width to resize to; ``None`` leaves them as the pipeline returns them.
 
     Raises:
-        InputError: No image, or one that cannot be read.
+        InputError: The folder has no image, or one that cannot be read.
     """
     files = [file for file in find_files([folder]).values() if not is_video(file)]
     if not files:
         raise InputError(f"--calibration {folder}: no image in it")
-    found = []
-    for file in files[:: -(-len(files) // MAX_PICTURES)]:
+    images = []
+    for file in files[:: -(-len(files) // MAX_IMAGES)]:
         batch = predictor.prepare(predictor.read(file))
         image = predictor.model.data_preprocessor(batch, False)["inputs"]
         if shape is not None and tuple(image.shape[2:]) != shape:
             image = F.interpolate(image, shape, mode="bilinear")
-        found.append(image)
-    return found
+        images.append(image)
+    return images

@@ -1,4 +1,4 @@
-"""A page about a run: curves, the best checkpoint, settings, and the images that it gets wrong."""
+"""Report on a run: curves, the best checkpoint, settings, and the worst predictions."""
 
 from care_mm.report.history import read_run
 from care_mm.report.page import REPORT, write_report

@@ -1,38 +1,40 @@
-"""What a work dir tells about its run: settings, curves, times; also of one that was resumed."""
+"""Read the history of a run from its work dir: config, curves and times, over all resumptions."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from mmengine.config import Config
 
-from care_mm.errors import InputError
+from care_mm.errors import InputError, one_line
 
 Curve = list[tuple[int, float]]  # steps, increasing, and values
-# Of several metrics the first one here is the one that matters, unless the config says.
+# Metrics to compare checkpoints by, in order of preference, unless the config names one.
 MAIN_METRICS = ("coco/bbox_mAP", "coco/segm_mAP", "mIoU", "accuracy/top1", "pascal_voc/mAP")
 NOT_METRICS = ("time", "data_time", "step", "epoch", "iter")
+ENVIRONMENT = ("Python", "PyTorch", "TorchVision", "MMEngine", "GPU number", "seed", "sys.platform")
 LOG_TIME = "%Y/%m/%d %H:%M:%S"  # mmengine's
+ABSENT = -1  # COCO's value of a metric for which there are no objects
 
 
 @dataclass
 class Run:
-    """One training, over all its resumptions.
+    """One training run, over all its resumptions.
 
     Attributes:
-        work_dir: Where it was read from.
-        config: Of the last resumption.
-        origin: Of the first start, which says what weights the run began with.
-        train: By name, what was logged while training; steps are iterations.
-        val: By name, the metrics of the validations; steps are epochs or iterations.
-        by_epoch: Which of them.
-        environment: Versions and devices, as the log names them.
-        started, ended: By the log.
-        busy: Time in training, without that between an interruption and its resumption.
+        work_dir: The folder it was read from.
+        config: The config of the last resumption.
+        origin: The config of the first start, which names the initial weights.
+        train: Curves logged while training, by name; steps are iterations.
+        val: Curves of the validation metrics, by name; steps are epochs or iterations.
+        by_epoch: Whether the steps of ``val`` are epochs.
+        environment: Versions and devices, as logged by mmengine.
+        started, ended: First and last time in the logs.
+        busy: Time in training, without the time between an interruption and its resumption.
     """
 
     work_dir: Path
@@ -48,71 +50,81 @@ class Run:
 
     @property
     def unit(self) -> str:
-        """What the steps of the validations count."""
+        """The unit of the validation steps."""
         return "epoch" if self.by_epoch else "iteration"
 
     @property
     def main_metric(self) -> str | None:
         """The metric by which checkpoints are compared."""
-        hook = (self.config.get("default_hooks") or {}).get("checkpoint") or {}
-        wanted = hook.get("save_best")
-        wanted = [wanted] if isinstance(wanted, str) else list(wanted or ())
-        names = [name for name in (*wanted, *MAIN_METRICS) if name in self.val]
-        return (names or list(self.val) or [None])[0]
+        return main_metric(self.config, self.val)
 
     def best(self, name: str) -> tuple[int, float]:
-        """The step and value where a metric was best; the first one of equals."""
-        less = "loss" in name
-        return min(self.val[name], key=lambda point: point[1] if less else -point[1])
+        """Return the step and value at which a metric was best; the first of equal ones."""
+        sign = 1 if "loss" in name else -1
+        return min(self.val[name], key=lambda point: sign * point[1])
 
     def checkpoint(self, step: int) -> Path | None:
-        """The file with the weights of a step, if it was kept."""
+        """Return the file with the weights of a step, if it was kept."""
         kind = "epoch" if self.by_epoch else "iter"
         best = sorted(self.work_dir.glob(f"best_*_{kind}_{step}.pth"))
         files = [*best, self.work_dir / f"{kind}_{step}.pth"]
         return next((file for file in files if file.is_file()), None)
 
 
+def main_metric(config: Config, metrics: Iterable[str]) -> str | None:
+    """Return the metric by which checkpoints are compared: ``save_best`` or a usual one."""
+    metrics = list(metrics)
+    hook = (config.get("default_hooks") or {}).get("checkpoint") or {}
+    wanted = hook.get("save_best") or ()
+    wanted = [wanted] if isinstance(wanted, str) else wanted
+    return next((name for name in (*wanted, *MAIN_METRICS, *metrics) if name in metrics), None)
+
+
+def is_by_size(metric: str) -> bool:
+    """Whether the metric is COCO's for small, medium or large objects only."""
+    return metric.endswith(("_s", "_m", "_l"))
+
+
 def read_run(work_dir: str | Path) -> Run:
     """Read a work dir that mmengine's ``LocalVisBackend`` has written to.
 
     Raises:
-        InputError: There is none, or nothing was trained there.
+        InputError: The folder does not exist, or no training was logged in it.
     """
     work_dir = Path(work_dir)
-    lives = sorted(file.parents[1] for file in work_dir.glob("*/vis_data/scalars.json"))
-    if not lives:
-        reason = "no such folder" if not work_dir.is_dir() else "holds no run: no */vis_data/"
-        raise InputError(
-            f"work dir {work_dir}: {reason}{'' if not work_dir.is_dir() else 'scalars.json'}"
-        )
-    run = Run(work_dir, _config_of(work_dir, lives[::-1]), _config_of(work_dir, lives))
+    if not work_dir.is_dir():
+        raise InputError(f"work dir {work_dir}: no such folder")
+    # One folder per start or resumption, named by its time.
+    sessions = sorted(file.parents[1] for file in work_dir.glob("*/vis_data/scalars.json"))
+    if not sessions:
+        raise InputError(f"work dir {work_dir}: holds no run: no */vis_data/scalars.json")
+    run = Run(work_dir, _first_config(work_dir, sessions[::-1]), _first_config(work_dir, sessions))
     loop = run.config.get("train_cfg") or {}
     run.by_epoch = bool(loop.get("by_epoch", "Iter" not in str(loop.get("type", "Epoch"))))
-    for life in lives:
-        entries = list(_entries(life / "vis_data" / "scalars.json"))
-        _continue(run.train, [entry for entry in entries if "iter" in entry])
-        _continue(run.val, [entry for entry in entries if "iter" not in entry])
-        _read_log(run, life)
+    for session in sessions:
+        entries = list(_entries(session / "vis_data" / "scalars.json"))
+        _extend(run.train, [entry for entry in entries if "iter" in entry])
+        _extend(run.val, [entry for entry in entries if "iter" not in entry])
+        _read_log(run, session)
     if not run.train:
-        raise InputError(f"work dir {work_dir}: nothing was logged of a training")
+        raise InputError(f"work dir {work_dir}: no training was logged")
     return run
 
 
-def _config_of(work_dir: Path, lives: Sequence[Path]) -> Config:
-    """The first one that is there."""
-    for life in lives:
-        file = life / "vis_data" / "config.py"
+def _first_config(work_dir: Path, sessions: Sequence[Path]) -> Config:
+    """Return the config of the first session that has one."""
+    for session in sessions:
+        file = session / "vis_data" / "config.py"
         if file.is_file():
             try:
                 return Config.fromfile(file)
             except Exception as error:
-                raise InputError(f"config {file}: {' '.join(str(error).split())}") from error
+                raise InputError(f"config {file}: {one_line(error)}") from error
     raise InputError(f"work dir {work_dir}: holds no */vis_data/config.py")
 
 
 def _entries(file: Path) -> Iterator[dict]:
-    """The lines of the file but for one that a kill cut off."""
+    """Yield the entries of the file, without a line that a kill cut off."""
     for line in file.read_text().splitlines():
         try:
             entry = json.loads(line)
@@ -122,8 +134,8 @@ def _entries(file: Path) -> Iterator[dict]:
             yield entry
 
 
-def _continue(curves: dict[str, Curve], entries: Sequence[Mapping]) -> None:
-    """Append; what a resumed run does again replaces what the first one did."""
+def _extend(curves: dict[str, Curve], entries: Sequence[Mapping]) -> None:
+    """Append entries; steps that a resumed run repeats replace those of the interrupted one."""
     if not entries:
         return
     first = entries[0]["step"]
@@ -131,15 +143,14 @@ def _continue(curves: dict[str, Curve], entries: Sequence[Mapping]) -> None:
         curves[name] = [point for point in curve if point[0] < first]
     for entry in entries:
         for name, value in entry.items():
-            absent = value == -1  # COCO's: there are no such objects
-            if name not in NOT_METRICS and isinstance(value, int | float) and not absent:
+            if name not in NOT_METRICS and isinstance(value, int | float) and value != ABSENT:
                 curves.setdefault(name, []).append((int(entry["step"]), float(value)))
 
 
-def _read_log(run: Run, life: Path) -> None:
-    """Times, and the environment that mmengine logs at the start."""
+def _read_log(run: Run, session: Path) -> None:
+    """Read times, and the environment that mmengine logs at the start."""
     times = []
-    for file in sorted(life.glob("*.log")):
+    for file in sorted(session.glob("*.log")):
         for line in file.read_text(errors="replace").splitlines():
             try:
                 times.append(datetime.strptime(line[:19], LOG_TIME))
@@ -152,6 +163,3 @@ def _read_log(run: Run, life: Path) -> None:
         run.started = run.started or times[0]
         run.ended = times[-1]
         run.busy += times[-1] - times[0]
-
-
-ENVIRONMENT = ("Python", "PyTorch", "TorchVision", "MMEngine", "GPU number", "seed", "sys.platform")

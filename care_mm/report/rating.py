@@ -1,4 +1,4 @@
-"""How well one image was predicted, in all three tasks; for finding the worst, not for papers."""
+"""Rate how well one image was predicted, to find the worst images; no benchmark metric."""
 
 from __future__ import annotations
 
@@ -9,19 +9,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from care_mm.tasks import Task, task_of_sample
+
 IGNORED = 255  # pixels without a label
-IOU = 0.5  # boxes that overlap as much are one object
+IOU = 0.5  # minimum overlap of a detection and its object
+
+# The measure of a class, see by_class.
+MEASURES = {Task.DETECTION: "F1", Task.SEGMENTATION: "IoU", Task.CLASSIFICATION: "recall"}
 
 
 @dataclass(frozen=True)
 class Rating:
-    """One image.
+    """The rating of one image.
 
     Attributes:
         quality: From 0 to 1. Detection: F1 of the objects. Segmentation: mean IoU over the classes
             in truth or prediction. Classification: probability of the true class.
         counts: (classes, 3): hits, false alarms and misses, of objects, pixels or images.
-        remark: The same in words.
+        remark: The rating in words.
     """
 
     quality: float
@@ -30,82 +35,81 @@ class Rating:
 
     @property
     def order(self) -> tuple[float, int]:
-        """Sorts the worst to the front: of equally bad ones those with more errors."""
+        """Sort key, the worst first; of equally bad images the one with more errors."""
         return self.quality, -int(self.counts[:, 1:].sum())
 
 
-MEASURES = {"detection": "F1", "segmentation": "IoU", "classification": "recall"}
+def task_of(sample: Any) -> Task | None:
+    """Return the task of a data sample; ``None`` if it has no truth to compare with."""
+    task = task_of_sample(sample)
+    if task is Task.CLASSIFICATION:
+        single = "pred_score" in sample and "gt_label" in sample and sample.gt_label.numel() == 1
+        return task if single else None
+    truth = {Task.DETECTION: "gt_instances", Task.SEGMENTATION: "gt_sem_seg"}
+    return task if task and truth[task] in sample else None
 
 
-def task_of(sample: Any) -> str | None:
-    """What a data sample was predicted for; ``None`` if it has no truth to compare with."""
-    if "pred_instances" in sample:
-        return "detection" if "gt_instances" in sample else None
-    if "pred_sem_seg" in sample:
-        return "segmentation" if "gt_sem_seg" in sample else None
-    if "pred_score" in sample and "gt_label" in sample and sample.gt_label.numel() == 1:
-        return "classification"
-    return None
-
-
-def by_class(task: str, counts: np.ndarray) -> np.ndarray:
-    """The task's measure for each class from (classes, 3) counts; NaN for a class that never was.
+def by_class(task: Task, counts: np.ndarray) -> np.ndarray:
+    """Return the task's measure for each class from (classes, 3) counts; NaN for an absent class.
 
     Detection: F1. Segmentation: IoU. Classification: recall.
     """
     hits, false, missed = counts.astype(float).T
     with np.errstate(invalid="ignore"):
-        if task == "detection":
+        if task is Task.DETECTION:
             return 2 * hits / (2 * hits + false + missed)
-        return hits / (hits + missed + (false if task == "segmentation" else 0))
+        return hits / (hits + missed + (false if task is Task.SEGMENTATION else 0))
 
 
 def rate(sample: Any, classes: Sequence[str], score_thr: float) -> Rating | None:
     """Compare a prediction with the truth in its data sample.
 
     Args:
-        sample: The task's.
+        sample: The data sample of any task.
         classes: Names of all classes.
-        score_thr: Detections below it are none.
+        score_thr: Detections below this score are ignored.
 
     Returns:
-        ``None`` where :func:`task_of` knows of none.
+        ``None`` if :func:`task_of` returns ``None``.
     """
     task = task_of(sample)
-    if task == "detection":
+    if task is Task.DETECTION:
         return _detection(sample, len(classes), score_thr)
-    if task == "segmentation":
+    if task is Task.SEGMENTATION:
         return _segmentation(sample, classes)
     return _classification(sample, classes) if task else None
 
 
 def _detection(sample: Any, num_classes: int, score_thr: float) -> Rating:
-    """Boxes, the surest first, each take the object of their class that they overlap most."""
+    """Match boxes greedily, highest score first, to the object of their class with the largest IoU.
+
+    Unmatched boxes inside a crowd region are not false.
+    """
     from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
 
-    found, truth = sample.pred_instances, sample.gt_instances
-    sure = torch.nonzero(found.scores >= score_thr).flatten()
-    sure = sure[found.scores[sure].argsort(descending=True)].cpu()
-    boxes, labels = found.bboxes.cpu()[sure], found.labels.cpu()[sure]
+    predicted, truth = sample.pred_instances, sample.gt_instances
+    kept = torch.nonzero(predicted.scores >= score_thr).flatten()
+    kept = kept[predicted.scores[kept].argsort(descending=True)].cpu()
+    boxes, labels = predicted.bboxes.cpu()[kept], predicted.labels.cpu()[kept]
     true_boxes, true_labels = get_box_tensor(truth.bboxes).cpu().float(), truth.labels.cpu()
     overlaps = bbox_overlaps(boxes, true_boxes)
     overlaps[labels[:, None] != true_labels[None]] = 0
-    spared = torch.zeros(len(boxes), dtype=torch.bool)
+    in_crowd = torch.zeros(len(boxes), dtype=torch.bool)
     crowds = sample.get("ignored_instances")
-    if crowds is not None and len(crowds.bboxes):  # what lies in a crowd is not wrong
+    if crowds is not None and len(crowds.bboxes):
         crowd_boxes = get_box_tensor(crowds.bboxes).cpu().float()
-        spared = (bbox_overlaps(boxes, crowd_boxes, mode="iof") > IOU).any(1)
+        in_crowd = (bbox_overlaps(boxes, crowd_boxes, mode="iof") > IOU).any(1)
     counts = np.zeros((num_classes, 3), dtype=np.int64)
-    free = torch.ones(len(true_boxes), dtype=torch.bool)
+    unmatched = torch.ones(len(true_boxes), dtype=torch.bool)
     for i, label in enumerate(labels.tolist()):
-        candidates = overlaps[i] * free
+        candidates = overlaps[i] * unmatched
         j = int(candidates.argmax()) if len(candidates) else -1
         if j >= 0 and candidates[j] >= IOU:
-            free[j] = False
+            unmatched[j] = False
             counts[label, 0] += 1
-        elif not spared[i]:
+        elif not in_crowd[i]:
             counts[label, 1] += 1
-    np.add.at(counts[:, 2], true_labels[free].numpy(), 1)
+    np.add.at(counts[:, 2], true_labels[unmatched].numpy(), 1)
     hits, false, missed = counts.sum(0).tolist()
     errors = false + missed
     return Rating(
@@ -123,12 +127,12 @@ def _segmentation(sample: Any, classes: Sequence[str]) -> Rating:
     table = np.bincount(truth * number + predicted, minlength=number**2).reshape(number, number)
     hits = table.diagonal()
     counts = np.stack((hits, table.sum(0) - hits, table.sum(1) - hits), axis=1)
-    values = by_class("segmentation", counts)
+    values = by_class(Task.SEGMENTATION, counts)
     if np.isnan(values).all():
-        return Rating(1.0, counts, "nothing is labelled")
+        return Rating(1.0, counts, "no pixel is labelled")
     worst = int(np.nanargmin(values))
     quality = float(np.nanmean(values))
-    remark = f"mean IoU {quality:.2f}; least: {classes[worst]} {values[worst]:.2f}"
+    remark = f"mean IoU {quality:.2f}; lowest: {classes[worst]} {values[worst]:.2f}"
     return Rating(quality, counts, remark)
 
 
@@ -141,5 +145,5 @@ def _classification(sample: Any, classes: Sequence[str]) -> Rating:
         return Rating(probability, counts, f"{classes[truth]} ({probability:.2f})")
     counts[label, 1] = counts[truth, 2] = 1
     score = float(sample.pred_score[label])
-    remark = f"{classes[truth]} ({probability:.2f}), taken for {classes[label]} ({score:.2f})"
+    remark = f"{classes[truth]} ({probability:.2f}), predicted {classes[label]} ({score:.2f})"
     return Rating(probability, counts, remark)

@@ -1,4 +1,4 @@
-"""The settings of a run that a reader asks for first, out of its config."""
+"""The most important settings of a run, from its config and logs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from care_mm.report.history import Run
 
 
 def settings(run: Run) -> list[tuple[str, str]]:
-    """Names and values, without those that the config does not have."""
+    """Return names and values, without those that the config does not have."""
     config = run.config
     rows = [
         ("model", _model(config)),
@@ -56,14 +56,14 @@ def _weights(config: Config) -> str:
 
 
 def _data(loader: Mapping) -> str:
-    """Root and what below it, of the first data set that names something."""
+    """Return root and annotations or images of the first data set that names any."""
     for dataset in find(loader.get("dataset") or {}, lambda node: "type" in node):
         prefix = dataset.get("data_prefix") or {}
-        below = prefix.values() if isinstance(prefix, Mapping) else [prefix]
-        names = [dataset.get("data_root"), dataset.get("ann_file") or next(iter(below), None)]
-        found = "/".join(str(name).rstrip("/") for name in names if name)
-        if found:
-            return found
+        folders = prefix.values() if isinstance(prefix, Mapping) else [prefix]
+        names = [dataset.get("data_root"), dataset.get("ann_file") or next(iter(folders), None)]
+        path = "/".join(str(name).rstrip("/") for name in names if name)
+        if path:
+            return path
     return ""
 
 

@@ -1,8 +1,7 @@
-"""At the end of training: predictions beside the truth, curves, a short table, and a page."""
+"""Summarise a run at its end: predictions next to the truth, curves, a short table, a report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,28 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from care_mm.errors import one_line
 from care_mm.predict.draw import draw, offline_visualizer
-from care_mm.report import REPORT, Judgement, judge, read_run, write_report
+from care_mm.report.curves import charts_of, draw_charts
+from care_mm.report.history import ABSENT, NOT_METRICS, Curve, main_metric, read_run
+from care_mm.report.page import REPORT, write_report
+from care_mm.report.worst import Judgement, judge
 
 
 @HOOKS.register_module()
 class SummaryHook(Hook):
-    """Save ``predictions.png``, ``curves.png`` and ``report.html`` in the work dir, and print the
-    last metrics.
+    """Save ``predictions.png``, ``curves.png`` and ``report.html``, and print the last metrics.
 
-    The page needs ``LocalVisBackend`` among the ``vis_backends``. What goes wrong with it is
-    logged: it does not spoil a run that is over.
+    The files go to the work dir. The report needs ``LocalVisBackend`` among the ``vis_backends``;
+    errors while writing it are only logged, since the training itself is complete.
 
     Args:
-        num_images: Validation images in the picture, evenly spaced over the set.
-        score_thr: Detections below it are not drawn.
-        report: Write the page.
-        num_rated: Validation images among which the page looks for the worst, evenly spaced.
-        num_worst: How many of them it shows.
+        num_images: Number of validation images in ``predictions.png``, evenly spaced over the set.
+        score_thr: Detections below this score are not drawn.
+        report: Write the report.
+        num_rated: Number of validation images among which the report looks for the worst, evenly
+            spaced.
+        num_worst: Number of worst images in the report.
     """
 
     priority = "VERY_LOW"  # after the checkpoint of the last epoch
@@ -54,20 +57,25 @@ class SummaryHook(Hook):
 
     @master_only
     def after_train(self, runner: Runner) -> None:
-        """Draw and print; a job without validation gets its loss curve only."""
+        """Write the files and print the table; without validation only the curves and report."""
         folder = Path(runner.work_dir)
-        files = [folder / "curves.png"]
-        _curves(runner).savefig(files[0], dpi=120)
+        train, val = _curves(runner, "train"), _curves(runner, "val")
+        charts = charts_of(train, val, "validation", main_metric(runner.cfg, val))
+        files = []
+        if charts:
+            files.append(folder / "curves.png")
+            draw_charts(charts, runner.experiment_name).savefig(files[-1], dpi=120)
         if runner.val_loop is not None and self.num_images > 0:
             files.append(folder / "predictions.png")
-            _predictions(runner, self.num_images, self.score_thr).savefig(files[1], dpi=120)
+            _predictions(runner, self.num_images, self.score_thr).savefig(files[-1], dpi=120)
         if self.report:
             try:
                 self._write_report(runner, folder / REPORT)
                 files.append(folder / REPORT)
             except Exception as error:
-                runner.logger.warning(f"no {REPORT}: {type(error).__name__}: {error}")
-        rows = [(name, f"{values[-1]:.3f}") for name, values in _metrics(runner)]
+                reason = f"{type(error).__name__}: {one_line(error)}"
+                runner.logger.warning(f"{REPORT} was not written: {reason}")
+        rows = [(name, f"{curve[-1][1]:.3f}") for name, curve in val.items()]
         rows += [(file.stem, str(file)) for file in files]
         rows.append(("checkpoints", str(folder)))
         width = max(len(name) for name, _ in rows)
@@ -88,52 +96,22 @@ class SummaryHook(Hook):
         write_report(read_run(runner.work_dir), judgement, file)
 
 
-def _scalars(runner: Runner, prefix: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Everything logged under ``prefix/``, whole history, from before a resume too."""
-    for name, buffer in runner.message_hub.log_scalars.items():
-        if name.startswith(prefix + "/"):
-            yield name.removeprefix(prefix + "/"), np.asarray(buffer.data[0], dtype=float)
+def _curves(runner: Runner, mode: str) -> dict[str, Curve]:
+    """Return what was logged below ``mode/``, including the time before a resumption.
 
-
-def _metrics(runner: Runner) -> list[tuple[str, np.ndarray]]:
-    skipped = ("time", "data_time")
-    return [
-        (name, values)
-        for name, values in _scalars(runner, "val")
-        if name not in skipped and len(values) and values[-1] != -1  # -1: no such objects (COCO)
-    ]
-
-
-def _smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Running mean over at most ``window`` values, of the same length."""
-    total = np.cumsum(np.insert(values, 0, 0.0))
-    stop = np.arange(1, len(values) + 1)
-    start = np.maximum(stop - window, 0)
-    return (total[stop] - total[start]) / (stop - start)
-
-
-def _curves(runner: Runner) -> Figure:
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, values in _scalars(runner, "train"):
-        if "loss" in name and len(values):
-            width = 2.0 if name == "loss" else 1.0
-            left.plot(_smooth(values, max(len(values) // 50, 1)), label=name, linewidth=width)
-    left.set(xlabel="iteration", ylabel="loss (running mean)")
-    left.set_ylim(bottom=0)
-    for name, values in _metrics(runner):
-        if not name.endswith(("_s", "_m", "_l")):  # AP by size of object: in the log
-            right.plot(np.arange(1, len(values) + 1), values, marker="o", label=name)
-    right.set(xlabel="validation", ylabel="metric")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
-    figure.suptitle(runner.experiment_name)
-    return figure
+    Unlike the files in the work dir, the message hub has every iteration.
+    """
+    curves = {}
+    for key, buffer in runner.message_hub.log_scalars.items():
+        key_mode, _, name = key.partition("/")
+        values = np.asarray(buffer.data[0], dtype=float).tolist()
+        if key_mode == mode and name not in NOT_METRICS and values and values[-1] != ABSENT:
+            curves[name] = list(enumerate(values, 1))
+    return curves
 
 
 def _predictions(runner: Runner, num_images: int, score_thr: float) -> Figure:
+    """Draw validation images in a grid: truth on the left, prediction on the right."""
     dataset: Any = runner.val_dataloader.dataset
     indices = np.unique(np.linspace(0, len(dataset) - 1, num_images).round().astype(int))
     visualizer = offline_visualizer(runner.cfg, dataset.metainfo)

@@ -1,4 +1,4 @@
-"""The validation images that a model does worst on, with truth and prediction drawn in."""
+"""Find the validation images that a model predicts worst, and draw truth and prediction."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from care_mm.predict.draw import draw, offline_visualizer
 from care_mm.predict.predictor import Predictor
 from care_mm.report.history import Run
 from care_mm.report.rating import MEASURES, by_class, rate, task_of
+from care_mm.tasks import Task
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image.
+class RatedImage:
+    """One of the worst images.
 
     Attributes:
-        name: Of its file.
-        remark: What is said of it.
-        drawn: By caption (H, W, 3) uint8 RGB: with the truth and with the prediction drawn in, or
-            of classification, where there is nothing to draw, as it is.
+        name: Name of its file.
+        remark: Its rating in words.
+        drawn: (H, W, 3) uint8 RGB by caption: with the truth and with the prediction; for
+            classification, where there is nothing to draw, the plain image.
     """
 
     name: str
@@ -42,26 +43,26 @@ class Picture:
 
 @dataclass
 class Judgement:
-    """What was found on part of a validation set.
+    """Ratings on part of a validation set.
 
     Attributes:
-        rated, total: How many images were looked at, and how many there are.
-        weights: Whose predictions these are.
-        worst: The worst first.
-        task: ``None`` where the images came without truth.
+        rated, total: Number of images that were rated, and of all images.
+        weights: Name of the weights that made the predictions.
+        worst: The worst images, the worst first.
+        task: ``None`` if the images have no truth.
         classes: Name, hits, false alarms, misses and the task's measure; the worst first.
     """
 
     rated: int = 0
     total: int = 0
     weights: str = "the weights at the end"
-    worst: list[Picture] = field(default_factory=list)
-    task: str | None = None
+    worst: list[RatedImage] = field(default_factory=list)
+    task: Task | None = None
     classes: list[tuple[str, int, int, int, float]] = field(default_factory=list)
 
     @property
     def measure(self) -> str:
-        """What the last number of a class is."""
+        """Name of the last number of a class."""
         return MEASURES[self.task] if self.task else ""
 
 
@@ -74,49 +75,50 @@ def judge(
     num_worst: int = 8,
     score_thr: float = 0.5,
 ) -> Judgement:
-    """Predict on images that are evenly spaced over a data set, and keep the worst.
+    """Predict on images that are evenly spaced over a data set, and draw the worst.
 
     Args:
-        model: Left in evaluation mode.
-        dataset: With a test pipeline that loads annotations.
-        config: For its visualizer.
-        num_rated: How many images to look at.
-        num_worst: How many of them to draw.
-        score_thr: Detections below it are none, and are not drawn.
+        model: The model; left in evaluation mode.
+        dataset: A data set with a test pipeline that loads annotations.
+        config: The config, for its visualizer.
+        num_rated: Number of images to rate.
+        num_worst: Number of images to draw.
+        score_thr: Detections below this score are ignored and not drawn.
     """
     model.eval()
     classes = [str(name) for name in dataset.metainfo.get("classes") or ()]
     chosen = np.linspace(0, len(dataset) - 1, min(num_rated, len(dataset))).round().astype(int)
-    found = Judgement(total=len(dataset))
+    judgement = Judgement(total=len(dataset))
     counts, ratings = np.zeros((len(classes), 3), dtype=np.int64), []
-    for index, sample in _predicted(model, dataset, chosen):
+    for index, sample in _predict(model, dataset, chosen):
         rating = rate(sample, classes, score_thr)
         if rating is None:
-            return found
-        found.task = task_of(sample)
+            return judgement
+        judgement.task = task_of(sample)
         counts += rating.counts
         ratings.append((rating.order, index, rating.remark))
-    found.rated = len(ratings)
+    judgement.rated = len(ratings)
     worst = heapq.nsmallest(num_worst, ratings)
     visualizer = offline_visualizer(config, dataset.metainfo)
     indices = [index for _, index, _ in worst]
-    for (_, sample), (_, _, remark) in zip(_predicted(model, dataset, indices), worst, strict=True):
+    # Predicted again: keeping the samples of all images could take all memory.
+    for (_, sample), (_, _, remark) in zip(_predict(model, dataset, indices), worst, strict=True):
         image = mmcv.imread(sample.img_path, channel_order="rgb")
         drawn = {"": image}
-        if found.task != "classification":
+        if judgement.task is not Task.CLASSIFICATION:
             drawn = {
                 caption: draw(visualizer, image, sample, truth=truth, score_thr=score_thr)
                 for caption, truth in (("truth", True), ("prediction", False))
             }
-        found.worst.append(Picture(Path(sample.img_path).name, remark, drawn))
-    if found.task:
-        values = by_class(found.task, counts)
+        judgement.worst.append(RatedImage(Path(sample.img_path).name, remark, drawn))
+    if judgement.task:
+        values = by_class(judgement.task, counts)
         rows = zip(classes, *counts.T.tolist(), values.tolist(), strict=True)
-        found.classes = sorted((r for r in rows if r[-1] == r[-1]), key=lambda row: row[-1])
-    return found
+        judgement.classes = sorted((r for r in rows if r[-1] == r[-1]), key=lambda row: row[-1])
+    return judgement
 
 
-def _predicted(model: Any, dataset: Any, indices: Any) -> Iterator[tuple[int, Any]]:
+def _predict(model: Any, dataset: Any, indices: Any) -> Iterator[tuple[int, Any]]:
     for index in map(int, indices):
         yield index, model.test_step(pseudo_collate([dataset[index]]))[0]
 
@@ -124,13 +126,13 @@ def _predicted(model: Any, dataset: Any, indices: Any) -> Iterator[tuple[int, An
 def judge_checkpoint(
     run: Run, checkpoint: str | None = None, device: str | None = None, **settings: Any
 ) -> Judgement:
-    """:func:`judge` a run's weights on its validation set.
+    """:func:`judge` the weights of a run on its validation set.
 
     Args:
         run: The run.
-        checkpoint: The weights; ``None`` for those of the best validation, or the newest.
-        device: Where to run; the GPU if there is one.
-        settings: For :func:`judge`.
+        checkpoint: The weights; by default those of the best validation, or else the newest.
+        device: The device to run on; by default the GPU if there is one.
+        settings: Arguments of :func:`judge`.
 
     Raises:
         InputError: There is no checkpoint, it does not fit, or the data are missing.

@@ -74,7 +74,7 @@ def drop_layer_decay(config: Config, remarks: Remarks) -> None:
     wrapper = config.get("optim_wrapper")
     if isinstance(wrapper, Mapping) and wrapper.get("constructor") in LAYER_DECAY:
         remarks[("optim_wrapper",)] = (
-            f"{wrapper.constructor} is removed, because it knows only the layers of the old backbone."
+            f"{wrapper.constructor} is removed, because it knows only the old backbone's layers."
         )
         del wrapper["constructor"]
         wrapper.pop("paramwise_cfg", None)

@@ -147,8 +147,7 @@ def _find_backbone(config: Config) -> tuple[str, tuple[str, ...]]:
     if len(paths) > 1:
         places = ", ".join(".".join(("model", *path, "backbone")) for path in paths)
         raise InputError(
-            f"the config has {len(paths)} backbones ({places}): swap in the config of the model "
-            "that each belongs to"
+            f"the config has {len(paths)} backbones ({places}): swap in the config of one model"
         )
     if scope not in ("mmdet", "mmseg"):
         raise InputError(f"default_scope is {scope!r}: only configs of mmdet and mmseg are known")

@@ -73,7 +73,7 @@ def _resolve(name: str) -> Path:
     path = folder / rest
     if not path.is_file():
         known = (file.relative_to(folder).as_posix() for file in folder.glob("*/*.py"))
-        hint = did_you_mean(rest, known, f"{package}::{{}}")
+        hint = did_you_mean(rest, known, f"{package}::{{}}".format)
         raise InputError(f"config {name}: {package} has no such config{hint}")
     return path
 

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 
 from care_mm.errors import InputError
 
-PLAIN = (
-    "is a plain transformer: its head reads tokens or maps of one size, and CARE gives a pyramid"
-)
-BRANCHES = "is a complete real-time network with several branches, not only a backbone"
+PLAIN = "is a plain transformer: its head reads tokens or maps of one size"
+BRANCHES = "is a complete network with several branches, not only a backbone"
 UNET = "is an encoder and a decoder in one, with maps up to full resolution"
 TEXT = "its text and image encoders were trained together"
 

@@ -155,8 +155,8 @@ def rewire_detection_heads(
     """
     if "roi_head" in model:
         raise InputError(
-            f"{where}.roi_head reads the backbone without a neck (a C4 or DC5 model), and its "
-            "layers continue those of a ResNet: use the FPN form of the same model"
+            f"{where}.roi_head continues a ResNet (a C4 or DC5 model): use the FPN form of the "
+            "model"
         )
     heads = [
         (key, part)

@@ -1,4 +1,4 @@
-"""What a model looks at in one picture: energy of the features, linear attention, Grad-CAM."""
+"""Show how a model sees one image: energy of the features, linear attention, Grad-CAM."""
 
 from care_mm.visualize.images import write_view
 from care_mm.visualize.view import View, look

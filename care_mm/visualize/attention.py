@@ -1,4 +1,4 @@
-"""The attention map that linear attention never computes, row by row or on average."""
+"""The attention map that linear attention never computes, for one query or on average."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from care_mm.models.layers import LinearAttention
 def attention_map(
     layer: LinearAttention, x: Tensor, query: tuple[int, int] | None = None
 ) -> Tensor:
-    """How much each position adds to the output at a position, or at all of them on average.
+    """Return the weight of each position in the output at one position, or on average.
 
     The layer's output at position i is the mean over j of ``a[i, j] * x[:, j]`` with
-    ``a[i, j] = q_i . k_j / (q_i . mean(k) + eps)``, all of it positive: 1 everywhere is attention
-    to everything alike. The cost is linear in the number of positions here as well.
+    ``a[i, j] = q_i . k_j / (q_i . mean(k) + eps)``. All weights are positive, and uniform attention
+    has weight 1 everywhere. The cost is linear in the number of positions, as in the layer.
 
     Args:
         layer: The attention.
         x: Its input, (B, dim, H, W).
-        query: Row and column of position i; ``None`` averages over all of them.
+        query: Row and column of position i; ``None`` averages over all positions.
 
     Returns:
-        (B, heads, H, W), whose mean over a head's positions is 1.
+        (B, heads, H, W); the mean over the positions of a head is 1.
     """
     heads = (layer.num_heads, layer.head_dim)
     qk = F.elu(layer.qk(x).float()) + 1.0

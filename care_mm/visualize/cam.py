@@ -1,13 +1,13 @@
 """Grad-CAM for detection, segmentation and classification, by the grad-cam package.
 
-Grad-CAM weighs a channel by its gradient's mean over the picture. The gradients of a detection or a
-region come from one place; the mean takes them everywhere, and the map lights up other objects. For
-these two tasks each position is weighed by its own gradient instead (``GradCAMElementWise``).
+Grad-CAM weighs a channel by the mean of its gradient over the image. The gradient of a detection or
+a region comes from one place, but the mean applies it everywhere, so the map highlights other
+objects too. For these two tasks each position is weighed by its own gradient instead
+(``GradCAMElementWise``).
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,22 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from care_mm.errors import InputError
+from care_mm.errors import InputError, did_you_mean
+from care_mm.tasks import Task, task_of_sample
 
 
 @dataclass(frozen=True)
 class Target:
-    """A class in a task's data sample, as a number that grows with the model's belief in it.
+    """A class in a data sample, as a number that grows with the model's confidence in it.
 
-    Detection takes the log-odds of the class's detections, segmentation the mean logit where the
-    class is predicted, classification its log-odds. Log-odds, since the gradient of a score near 1
-    is nearly none.
+    Detection: the log-odds of the class's detections. Segmentation: its mean logit where it is
+    predicted. Classification: its log-odds. Log-odds, because the gradient of a score near 1 almost
+    vanishes.
 
     Attributes:
-        label: The class.
-        name: What to call it.
-        score_thr: Detections below it do not count.
-        local: The class is predicted at places of the picture, not for the whole of it.
+        label: Index of the class.
+        name: Name of the class.
+        score_thr: Detections below this score are ignored.
+        local: Whether the class is predicted for places in the image, not for all of it.
     """
 
     label: int
@@ -40,62 +41,79 @@ class Target:
     local: bool
 
     def __call__(self, sample: Any) -> Tensor:
-        """The number, with its gradient.
+        """Return the number, with its gradient.
 
         Raises:
-            InputError: There is nothing of the class, or the model's scores have no gradient.
+            InputError: The class is not predicted, or the model's scores have no gradient.
         """
-        if "pred_instances" in sample:
-            found = sample.pred_instances
-            chosen = (found.labels == self.label) & (found.scores >= self.score_thr)
-            values = torch.logit(found.scores[chosen], eps=1e-6)
-        elif "pred_sem_seg" in sample:
+        task = task_of_sample(sample)
+        if task is Task.DETECTION:
+            instances = sample.pred_instances
+            chosen = (instances.labels == self.label) & (instances.scores >= self.score_thr)
+            values = torch.logit(instances.scores[chosen], eps=1e-6)
+        elif task is Task.SEGMENTATION:
             chosen = sample.pred_sem_seg.data[0] == self.label
             values = sample.seg_logits.data[self.label][chosen] / max(int(chosen.sum()), 1)
         else:
             values = torch.logit(sample.pred_score[self.label], eps=1e-6)[None]
         if not len(values):
-            raise InputError(f"Grad-CAM: no {self.name!r} is predicted in this picture")
+            raise InputError(f"Grad-CAM: no {self.name!r} is predicted in this image")
         if not values.requires_grad:
             raise InputError("Grad-CAM: the scores of this model have no gradient")
         return values.sum()
 
 
+def best_detection(sample: Any, score_thr: float) -> Any:
+    """Return the instance with the highest score, or ``None`` if none reaches the threshold."""
+    if task_of_sample(sample) is not Task.DETECTION:
+        return None
+    scores = sample.pred_instances.scores
+    if not len(scores) or float(scores.max()) < score_thr:
+        return None
+    return sample.pred_instances[int(scores.argmax())]
+
+
 def choose_target(
     sample: Any, classes: Sequence[str], wanted: str | None, score_thr: float
 ) -> Target | None:
-    """The class that was asked for by name or number, or else the one that is surest or largest.
+    """Return the requested class, or else that of the highest score or the largest area.
+
+    Args:
+        sample: The data sample with predictions.
+        classes: Names of the classes.
+        wanted: Name or number of a class.
+        score_thr: Detections below this score are ignored.
 
     Returns:
-        ``None`` for a picture without detections.
+        ``None`` for an image without detections.
 
     Raises:
-        InputError: The model knows no such class.
+        InputError: The model has no such class.
     """
+    task = task_of_sample(sample)
     if wanted is not None:
         if wanted.isdigit() and (not classes or int(wanted) < len(classes)):
             label = int(wanted)
         elif wanted in classes:
             label = list(classes).index(wanted)
         else:
-            near = difflib.get_close_matches(wanted, classes, n=1)
-            hint = f"did you mean {near[0]!r}" if near else f"choose of {', '.join(classes)}"
-            raise InputError(f"--target {wanted}: the model has no such class; {hint}")
-    elif "pred_instances" in sample:
-        found = sample.pred_instances
-        if not len(found.scores) or float(found.scores.max()) < score_thr:
+            hint = did_you_mean(wanted, classes) or f"; choose from {', '.join(classes)}"
+            raise InputError(f"--target {wanted}: the model has no such class{hint}")
+    elif task is Task.DETECTION:
+        best = best_detection(sample, score_thr)
+        if best is None:
             return None
-        label = int(found.labels[found.scores.argmax()])
-    elif "pred_sem_seg" in sample:
+        label = int(best.labels)
+    elif task is Task.SEGMENTATION:
         label = int(sample.pred_sem_seg.data.flatten().bincount().argmax())
     else:
         label = int(sample.pred_label.item())
     name = str(classes[label]) if label < len(classes) else str(label)
-    return Target(label, name, score_thr, local="pred_label" not in sample)
+    return Target(label, name, score_thr, local=task is not Task.CLASSIFICATION)
 
 
 class _Predicting(nn.Module):
-    """A model of MM's as the package wants one: a tensor in, a sequence of outputs out."""
+    """An MM model with the interface of the grad-cam package: a tensor in, a list of outputs."""
 
     def __init__(self, model: nn.Module, samples: list) -> None:
         super().__init__()
@@ -108,17 +126,17 @@ class _Predicting(nn.Module):
 def grad_cam(
     model: nn.Module, layers: Sequence[nn.Module], x: Tensor, samples: list, target: Target
 ) -> list[np.ndarray]:
-    """Grad-CAM at each of the layers.
+    """Compute Grad-CAM at each of the layers.
 
     Args:
-        model: In evaluation mode; its parameters get gradients.
+        model: In evaluation mode; gradients of its parameters are switched on.
         layers: Modules that return (1, C, h, w).
-        x: A preprocessed picture, (1, 3, H, W).
-        samples: Its data sample, in a list.
-        target: What to explain.
+        x: A preprocessed image, (1, 3, H, W).
+        samples: A list with its data sample.
+        target: The class to explain.
 
     Returns:
-        For each layer (H, W) from 0 to 1.
+        For each layer (H, W), from 0 to 1.
 
     Raises:
         InputError: The package is missing, or as :class:`Target`.

@@ -1,4 +1,4 @@
-# What every job shares; a task's base adds its scope and visualizer.
+# Settings of all jobs; the runtime file of a task adds the scope and the visualizer.
 custom_imports = dict(imports=['care_mm'], allow_failed_imports=False)
 
 default_hooks = dict(
@@ -7,7 +7,7 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='AtomicCheckpointHook', interval=1, max_keep_ckpts=3),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    # docs/reliability.md says what each of these promises.
+    # docs/reliability.md describes these hooks.
     finite=dict(type='FiniteGuardHook'),
     data=dict(type='DataGuardHook'),
     randomness=dict(type='PlacedRandomnessHook'),

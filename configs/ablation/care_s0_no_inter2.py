@@ -1,4 +1,5 @@
-# The features do not meet the memory. Stage 4 has nothing to expand: 256 channels.
+# Without Inter2: the features do not interact with the memory. Stage 4 has no expansion, so it has
+# 256 channels.
 _base_ = '../care_s0_imagenet.py'
 model = dict(
     backbone=dict(arch=dict(_delete_=True, base='s0', inter2=False)),

@@ -1,4 +1,4 @@
-# Inter2 sees the features alone.
+# Without the memory: Inter2 gets only the features.
 _base_ = '../care_s0_imagenet.py'
 model = dict(
     backbone=dict(arch=dict(_delete_=True, base='s0', memory=False)),

@@ -1,4 +1,4 @@
-# Token mixers alone: neither Inter1 nor Inter2.
+# Without Inter1 and Inter2: only the token mixers.
 _base_ = '../care_s1_imagenet.py'
 model = dict(
     backbone=dict(arch=dict(_delete_=True, base='s1', inter1=False, inter2=False)),

@@ -1,3 +1,3 @@
-# All channels through the convolutions, then all through the global branch, as in MLLA.
+# All features pass through the convolutions, then all through the global branch, as in MLLA.
 _base_ = '../care_s1_imagenet.py'
 model = dict(backbone=dict(arch=dict(_delete_=True, base='s1', decoupling='stacked')))

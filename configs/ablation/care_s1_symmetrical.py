@@ -1,5 +1,5 @@
-# d1 = d2 at the published width of the features: half of them to the global branch. The memory
-# has the global branch's width, here 1.5 times the published one.
+# d1 = d2: half of the features, at their published width, go to the global branch. The memory has
+# the width of the global branch, so it is 1.5 times as wide as published.
 _base_ = '../care_s1_imagenet.py'
 model = dict(
     backbone=dict(

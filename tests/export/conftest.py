@@ -5,6 +5,7 @@ At initialisation gamma is 1e-6 and hides nearly every error; see `golden.py`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import golden
 import pytest
 import tool
 import torch
+from filelock import FileLock
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 from care_mm.config import load_config, without_pretrained
-from care_mm.datasets.shapes.layouts import SEG_CLASSES, scene_at
+from care_mm.datasets.shapes import SEG_CLASSES, scene_at
 from care_mm.datasets.shapes.objects import OBJECTS
+from care_mm.export.runtimes import TARGETS
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "shapes"
 JOBS = {
@@ -25,15 +28,16 @@ JOBS = {
     "segmentor": "semfpn_care_s0_shapes.py",
     "detector": "maskrcnn_care_s0_shapes.py",
 }
-# One block a stage: all kinds of them are there, and a converter is done in seconds.
+# One block per stage has all kinds of blocks, and converts in seconds.
 SMALL = "model = dict(backbone=dict(arch=dict(_delete_=True, base='s0', depths=(1, 1, 1, 1))))"
-# Else boxes were of no size and scores 0 or 1.
+# Without damping, boxes would be empty and scores 0 or 1.
 DAMPED = {"fc_cls": 0.3, "fc_reg": 0.05, "rpn_reg": 0.05, "rpn_cls": 0.1, "conv_logits": 0.5}
 Job = tuple[Path, Path]
+MakeJob, MakeFile = Callable[[str], Job], Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Job]:
+def job(tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
     """``job('detector')`` -> config file and checkpoint."""
     made: dict[str, Job] = {}
 
@@ -58,26 +62,30 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Job]:
 
 
 @pytest.fixture(scope="session")
-def exported(
-    job: Callable[[str], Job], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Path]:
-    """``exported('detector', 'x.onnx', '--shape', ...)`` -> the file, made once by the command."""
-    folder = tmp_path_factory.mktemp("exported")
-    formats = {".onnx": "onnx", ".xml": "openvino", ".pte": "executorch", ".mlpackage": "coreml"}
+def exported(job: MakeJob, tmp_path_factory: pytest.TempPathFactory) -> MakeFile:
+    """``exported('detector', 'x.onnx', '--shape', ...)`` -> the file, made once by the command.
+
+    The processes of one run of the tests share their files.
+    """
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "exported"
+    folder.mkdir(exist_ok=True)
+    formats = {target.suffix: target.name for target in TARGETS.values()}
 
     def make(task: str, name: str, *options: object) -> Path:
         path = folder / name
-        if not path.exists():
-            where = ("--format", formats[path.suffix], "--out", path)
-            tool.call("export", *job(task), *where, *options)
+        with FileLock(folder / f"{name}.lock"):
+            if not path.exists():
+                out = ("--format", formats[path.suffix], "--out", path)
+                tool.call("export", *job(task), *out, *options)
         return path
 
     return make
 
 
 @pytest.fixture(scope="session")
-def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A drawing that is not square."""
-    path = tmp_path_factory.mktemp("picture") / "drawn.png"
+def image_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A drawn image that is not square."""
+    path = tmp_path_factory.mktemp("images") / "drawn.png"
     Image.fromarray(scene_at("val", 3, 192, seed=1).image).resize((192, 131)).save(path)
     return path

@@ -1,4 +1,4 @@
-"""Thousands of iterations: memory stays where it is after the first hundred. ``make test-long``."""
+"""Memory does not grow over thousands of iterations. Run by ``make test-long``."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
 
 
 def resident() -> float:
-    """Resident memory of this process in MiB."""
+    """Return the resident memory of this process in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
 
 
 def tensors() -> int:
-    """Tensors that are alive."""
+    """Return the number of live tensors."""
     gc.collect()
     return sum(1 for item in gc.get_objects() if type(item) in (torch.Tensor, torch.nn.Parameter))
 
 
 @HOOKS.register_module(force=True)
 class MemoryHook(Hook):
-    """Note memory and tensors now and then."""
+    """Record memory and tensors at intervals."""
 
     priority = "LOWEST"
 
@@ -48,7 +48,7 @@ class MemoryHook(Hook):
 
 
 def check_flat(notes: list[tuple[int, float, int]]) -> None:
-    """The last quarter against the second one, so that caches have filled up."""
+    """Compare the last quarter with the second one, when caches are full."""
     print(notes)
     quarter = len(notes) // 4
     early, late = notes[quarter : 2 * quarter], notes[3 * quarter :]
@@ -83,7 +83,7 @@ def test_demo_for_two_thousand_iterations(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_tiny_job_for_two_thousand_iterations(tmp_path: Path) -> None:
-    """With validation, moving average and saving."""
+    """The job validates, averages weights and saves."""
     config = settings(tmp_path / "run", rounds=500)
     config.default_hooks.checkpoint.interval = 20
     config.train_cfg.val_interval = 20
@@ -95,17 +95,14 @@ def test_tiny_job_for_two_thousand_iterations(tmp_path: Path) -> None:
 def test_exported_backbone_for_two_thousand_inferences(tmp_path: Path) -> None:
     """The file that tools/export.py --format onnx writes, in ONNX Runtime."""
     from care_mm import CARETransformer
-    from care_mm.export import onnx
-    from care_mm.export.graphs import Graph
-    from care_mm.export.trace import trace
+    from care_mm.export.graphs import graph_of_module
+    from care_mm.export.runtimes import TARGETS
 
-    stages = tuple(f"stage{i}" for i in (1, 2, 3, 4))
-    graph = Graph(CARETransformer("s0", deploy=True).eval(), "backbone", stages)
-    path = tmp_path / "backbone.onnx"
-    about = graph.metadata(shape=(64, 64), batched=False)
-    onnx.write(graph, trace(graph, (64, 64)), path, about)
-    program = onnx.open_program(path)
     image = torch.randn(1, 3, 64, 64)
+    graph = graph_of_module(CARETransformer("s0", deploy=True).eval(), image)
+    path, onnx = tmp_path / "backbone.onnx", TARGETS["onnx"]
+    onnx.write(graph, path, shape=(64, 64))
+    program = onnx.open(path)
     notes = []
     for number in range(1, 2001):
         program(image)

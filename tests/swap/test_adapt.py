@@ -27,7 +27,8 @@ def own(request: pytest.FixtureRequest) -> Config:
 
 def test_the_preprocessor_is_that_of_our_own_configs(own: Config) -> None:
     settings = own.model.data_preprocessor
-    assert settings.items() >= PREPROCESSORS[own.default_scope].items()
+    for key, value in PREPROCESSORS[own.default_scope].items():
+        assert settings[key] == value
     assert (settings.mean, settings.std) == (MEAN, STD)
     divisors = {settings.get("pad_size_divisor"), settings.get("test_cfg", {}).get("size_divisor")}
     assert DIVISOR in divisors

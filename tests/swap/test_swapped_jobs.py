@@ -14,7 +14,7 @@ import pytest
 import torch
 from commands.conftest import REPOSITORY, one_line
 
-from care_mm.datasets.shapes.layouts import OBJECTS, PALETTE, SEG_CLASSES, ensure_shapes
+from care_mm.datasets.shapes import OBJECTS, PALETTE, SEG_CLASSES, ensure_shapes
 
 DETECTOR = f"""
 _base_ = './retinanet_care.py'

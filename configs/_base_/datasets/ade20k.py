@@ -1,5 +1,5 @@
-# ADE20K in data/ade/ADEChallengeData2016, as docs/data.md lays it out. For data of your own with
-# the same layout set `data_root` and `metainfo=dict(classes=(...), palette=[...])`.
+# ADE20K in data/ade/ADEChallengeData2016, in the layout of docs/data.md. For your own data in the
+# same layout set `data_root` and `metainfo=dict(classes=(...), palette=[...])`.
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
 crop_size = (512, 512)
@@ -17,9 +17,9 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    # Resized, not padded: worth about 0.4 mIoU in the field.
+    # Resizing instead of padding is known to add about 0.4 mIoU.
     dict(type='ResizeToMultiple', size_divisor=32),
-    # After Resize: the truth stays at the size of the file, as the metric wants it.
+    # After Resize, because the metric expects the ground truth at its original size.
     dict(type='LoadAnnotations', reduce_zero_label=True),
     dict(type='PackSegInputs')
 ]

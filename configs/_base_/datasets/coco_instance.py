@@ -1,5 +1,5 @@
-# COCO in data/coco, as docs/data.md lays it out. For data of your own with the same layout set
-# `data_root` in the three dataloaders and evaluators, and `metainfo=dict(classes=(...))`.
+# COCO in data/coco, in the layout of docs/data.md. For your own data in the same layout set
+# `data_root` in the three dataloaders and the evaluators, and `metainfo=dict(classes=(...))`.
 dataset_type = 'CocoDataset'
 data_root = 'data/coco/'
 
@@ -13,7 +13,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(1333, 800), keep_ratio=True),
-    # After Resize: the truth stays in the coordinates of the file, as the metric wants it.
+    # After Resize, because the metric expects the ground truth in its original coordinates.
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(
         type='PackDetInputs',

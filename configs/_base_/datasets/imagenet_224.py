@@ -1,4 +1,4 @@
-# ImageNet-1K in data/imagenet, as docs/data.md lays it out, with the authors' augmentation.
+# ImageNet-1K in data/imagenet, in the layout of docs/data.md, with the authors' augmentation.
 dataset_type = 'ImageNet'
 data_root = 'data/imagenet'
 bgr_mean = [103.53, 116.28, 123.675]

@@ -1,4 +1,5 @@
-# The published classifier in size S0; other sizes change `backbone.arch`, and S2 the head's width.
+# The published classifier in size S0. Other sizes change `backbone.arch`; S2 also
+# `head.in_channels`.
 model = dict(
     type='CAREClassifier',
     data_preprocessor=dict(

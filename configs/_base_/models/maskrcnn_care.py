@@ -1,4 +1,4 @@
-# Mask R-CNN with an FPN on CARE-S0; other sizes change `backbone.arch` and `neck.in_channels`.
+# Mask R-CNN with an FPN on CARE-S0. Other sizes change `backbone.arch`; S2 also `neck.in_channels`.
 model = dict(
     type='MaskRCNN',
     data_preprocessor=dict(
@@ -11,7 +11,7 @@ model = dict(
     backbone=dict(
         type='CARETransformer',
         arch='s0',
-        # ImageNet statistics stay, their affine parameters train (RepViT, LSNet).
+        # Batch norms keep ImageNet's statistics but train weight and bias (RepViT, LSNet).
         norm_eval=True,
         init_cfg=dict(type='Pretrained', checkpoint='checkpoints/care_s0_in1k.pth')),
     neck=dict(type='FPN', in_channels=[32, 64, 128, 1024], out_channels=256, num_outs=5),

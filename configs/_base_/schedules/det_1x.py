@@ -1,4 +1,6 @@
-# 1x: 12 epochs, AdamW, 16 images a step (8 GPUs x 2). On fewer GPUs give --auto-scale-lr.
+# 1x: 12 epochs with 16 images per step (8 GPUs x 2), which are 88,000 iterations on COCO
+# (12 x 117,266 / 16; images without objects are filtered). On another number of GPUs add
+# --auto-scale-lr.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -1,5 +1,5 @@
-# The authors' schedule: 300 epochs of which 20 warm up, 1536 images a step (12 GPUs x 128). On
-# fewer GPUs give --auto-scale-lr.
+# The authors' schedule: 300 epochs with 1536 images per step (12 GPUs x 128), of which the first 20
+# epochs are warm-up. On another number of GPUs add --auto-scale-lr.
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=300, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
@@ -23,6 +23,7 @@ param_scheduler = [
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=2.5e-3, weight_decay=0.05),
-    # The authors' script is timm's, whose default spares biases and all one-dimensional parameters.
+    # By default timm's script, which the authors use, does not decay biases and one-dimensional
+    # parameters.
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0))
 auto_scale_lr = dict(enable=False, base_batch_size=1536)

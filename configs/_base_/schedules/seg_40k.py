@@ -1,4 +1,5 @@
-# 40,000 iterations, AdamW, 32 images a step (8 GPUs x 4). On fewer GPUs give --auto-scale-lr.
+# 40,000 iterations of 32 images (8 GPUs x 4), which are 63 epochs of ADE20K
+# (32 x 40,000 / 20,210). On another number of GPUs add --auto-scale-lr.
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=40000, val_interval=4000)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -1,0 +1,119 @@
+"""Every runtime writes files of its kind, which say what they are and agree with ONNX Runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from export.conftest import MakeFile
+from torch import Tensor, nn
+
+from care_mm.errors import InputError
+from care_mm.export import verify
+from care_mm.export.graphs import graph_of_module
+from care_mm.export.runtimes import TARGETS
+from care_mm.export.stand_in import open_program
+
+
+def difference_from_onnx(file: Path, reference: Path, shape: tuple[int, int]) -> float:
+    """Return the relative difference of the logits of two files on drawn images."""
+    program = open_program(file)
+    images = verify.drawn_images(shape, program.about)
+    expected = open_program(reference)(images)["logits"]
+    return verify.relative_difference(program(images)["logits"], expected)
+
+
+def test_the_pyramid_of_a_backbone_has_its_stages(exported: MakeFile) -> None:
+    program = open_program(exported("detector", "b.onnx", "--what", "backbone"))
+    pyramid = program(torch.rand(3, 3, 64, 32))
+    assert {name: tuple(t.shape) for name, t in pyramid.items()} == {
+        "stage1": (3, 32, 16, 8),
+        "stage2": (3, 64, 8, 4),
+        "stage3": (3, 128, 4, 2),
+        "stage4": (3, 1024, 2, 1),
+    }
+
+
+def test_an_onnx_file_says_what_it_is_and_has_standard_operators(exported: MakeFile) -> None:
+    model = onnx.load(exported("detector", "d.onnx"))
+    about = json.loads({p.key: p.value for p in model.metadata_props}["care_mm"])
+    assert about["task"] == "detector" and about["mean"] == [123.675, 116.28, 103.53]
+    assert about["dataset_meta"]["classes"][0] == "ball"
+    kinds = {node.op_type for node in model.graph.node}
+    assert {"NonMaxSuppression", "RoiAlign"} <= kinds
+    assert {node.domain for node in model.graph.node} == {""}
+
+
+def test_openvino_equals_onnx(exported: MakeFile) -> None:
+    file = exported("segmentor", "s.xml")
+    assert file.with_suffix(".bin").is_file()
+    assert difference_from_onnx(file, exported("segmentor", "s.onnx"), (96, 64)) <= 1e-4
+
+
+def test_executorch_equals_onnx(exported: MakeFile) -> None:
+    file = exported("classifier", "c.pte", "--shape", 64, 96)
+    assert difference_from_onnx(file, exported("classifier", "c.onnx"), (64, 96)) <= 1e-4
+
+
+def test_core_ml_has_its_own_operators_only(exported: MakeFile, capsys) -> None:
+    pytest.importorskip("coremltools")
+    file = exported("detector", "b.mlpackage", "--what", "backbone", "--shape", 64, 96)
+    printed = capsys.readouterr().out
+    assert "operators of Core ML's own" in printed and "needs macOS" in printed
+    assert (file / "Manifest.json").is_file()
+
+
+def test_core_ml_has_a_function_for_each_network_of_a_detector(exported: MakeFile, capsys) -> None:
+    pytest.importorskip("coremltools")
+    exported("detector", "d.mlpackage", "--shape", 64, 96, "--precision", "fp16")
+    lines = capsys.readouterr().out.splitlines()
+    functions = {line.split(":")[0] for line in lines if "operators of Core ML's own" in line}
+    assert functions == {"dense", "boxes", "masks"}
+
+
+class Pair(nn.Module):
+    """A module from an image batch to two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.conv(images)
+        return features, features.mean((2, 3))
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_any_module_is_written_for_a_fixed_batch(name: str, tmp_path: Path) -> None:
+    module, images = Pair().eval(), torch.rand(2, 3, 8, 12)
+    target = TARGETS[name]
+    path = tmp_path / f"pair{target.suffix}"
+    target.write(graph_of_module(module, images), path, shape=(8, 12), batch=2)
+    outputs = target.open(path).run(images.numpy())
+    for actual, expected in zip(outputs, module(images), strict=True):
+        torch.testing.assert_close(torch.from_numpy(actual), expected)
+
+
+def test_a_batch_is_refused_where_a_graph_accepts_one_image(tmp_path: Path) -> None:
+    module, images = Pair().eval(), torch.rand(1, 3, 8, 12)
+    graph = dataclasses.replace(graph_of_module(module, images), batched=False)
+    with pytest.raises(InputError, match="accepts one image at a time, not 2"):
+        TARGETS["onnx"].write(graph, tmp_path / "x.onnx", shape=(8, 12), batch=2)
+
+
+def test_runtimes_are_imported_only_when_they_are_used() -> None:
+    names = sorted({package for target in TARGETS.values() for package in target.packages})
+    code = f"""
+import sys
+import care_mm.export.pipeline, care_mm.predict.predictor
+print(*(name for name in {names} if name in sys.modules))
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.split() == []
