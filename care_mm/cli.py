@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from mmengine.config import DictAction
 
+from care_mm import noise
 from care_mm.checkpoint.reading import trusting
 from care_mm.errors import explain, one_line
 
@@ -27,6 +28,7 @@ def command(main: Main) -> Main:
 
     @functools.wraps(main)
     def run(argv: Sequence[str] | None = None) -> None:
+        noise.hide()
         try:
             main(argv)
         except KeyboardInterrupt:

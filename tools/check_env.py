@@ -50,8 +50,9 @@ def check_all(quick: bool) -> None:
     }
     import torch
 
-    from care_mm import smoke
+    from care_mm import noise, smoke
 
+    noise.hide()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     environment.report("GPU", f"{gpu} (torch is built for CUDA {torch.version.cuda})")
     for device in ("cpu",) if gpu == "none" else ("cpu", "cuda"):

@@ -1,0 +1,34 @@
+"""Hide messages of the MM packages that a user cannot act on."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import mmengine.logging
+from mmengine.fileio import file_client
+
+# Beginnings of messages that go through mmengine's print_log.
+LOGGED = (
+    "Could not import OneDL",  # an optional package of the forks
+    '"FileClient" will be deprecated in future',  # mmengine's own hooks use both
+    '"HardDiskBackend" is the alias of "LocalBackend"',
+)
+# Categories of warnings, and regular expressions for the beginnings of their messages.
+WARNED = (
+    (SyntaxWarning, ".*invalid escape sequence"),  # in docstrings of mmdet and mmpretrain
+    (UserWarning, "Warning: The (bbox|polygon) is out of bounds"),  # the drawing is cut off there
+)
+_print_log = mmengine.logging.print_log
+
+
+def hide() -> None:
+    """Hide them in this process; for commands, so that importing care_mm hides nothing."""
+    for category, beginning in WARNED:
+        warnings.filterwarnings("ignore", beginning, category)
+    mmengine.logging.print_log = file_client.print_log = _print_others
+
+
+def _print_others(msg: object, *args: Any, **kwargs: Any) -> None:
+    if not str(msg).startswith(LOGGED):
+        _print_log(msg, *args, **kwargs)
