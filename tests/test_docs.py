@@ -131,6 +131,18 @@ def test_every_option_on_a_page_exists(page: Path, options: dict[str, set[str]])
         assert not unknown, f"{line}: {unknown}"
 
 
+def test_every_set_up_message_on_the_installation_page_exists() -> None:
+    """Each row begins with a message of the Makefile or of care_mm; … stands for what varies."""
+    files = [ROOT / "Makefile", *(ROOT / "care_mm").glob("*.py")]
+    source = "".join(re.sub(r'"\s*\n\s*f?"', "", file.read_text()) for file in files)
+    table = (ROOT / "docs" / "install.md").read_text().split("| message |")[1]
+    messages = re.findall(r"^\| `([^`]+)` \|", table, flags=re.MULTILINE)
+    assert messages
+    for message in messages:
+        for part in message.split("…"):
+            assert part in source, message
+
+
 # Plain English
 
 # Pattern -> what to write instead.
