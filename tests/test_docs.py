@@ -152,10 +152,10 @@ FORBIDDEN = {
     r"\bbeside\b": "next to",
     r"\bgo(es|ing)? on from\b": "resume from",
     r"\b(are|is) looked at\b": "is checked",
-    r"\bare none\b": "are ignored",
+    r"(?<!there )\bare none\b": "are ignored",
     r"\bfiles of strangers\b": "untrusted files",
     r"\brandom stay\b": "... stay random",
-    r"^#+ (What|Which|Of|By|Within|As which)\b[^?]*$": "a heading that names its topic",
+    r"^#+ (?-i:What|Which|Of|Within|As which)\b[^?\n]*$": "a heading that names its topic",
     r'"""(What|Which|Of|By|Within|As which)\b': "a docstring that begins with a verb or noun",
 }
 PLAIN = {pattern: re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in FORBIDDEN}
