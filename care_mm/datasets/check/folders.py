@@ -19,7 +19,7 @@ from care_mm.datasets.check.images import (
 
 OTHER_NUMBER = Kind(
     "folder with another number of class folders than classes",
-    "each class needs its own folder, and no other folder may be there",
+    "each class needs its own folder, and other folders are not allowed",
 )
 UNSORTED = Kind(
     "folder with images next to its class folders",

@@ -26,8 +26,9 @@ OTHER_SIZE = Kind(
 ROTATED = note(
     "image rotated by its EXIF data", "it is loaded rotated, so labels must fit the rotated image"
 )
+GRAYSCALE = note("grayscale image", "loaded as RGB")
 _MODES = {
-    "L": note("grayscale image", "loaded as RGB"),
+    "L": GRAYSCALE,
     "P": note("image with a palette", "loaded as RGB"),
     "A": note("image with alpha", "loaded without it"),
     "CMYK": note("CMYK image", "loaded as RGB"),

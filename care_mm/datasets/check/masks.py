@@ -56,7 +56,7 @@ ONLY_ENDS = Kind(
 )
 OTHER_REDUCTION = Kind(
     "pipeline step with another reduce_zero_label than the data set",
-    "set it on the data set only: LoadAnnotations reads it from there",
+    "set it on the data set only, from which LoadAnnotations reads it",
 )
 NO_PIXEL = note("class without a pixel", "it cannot be learned or evaluated")
 _IGNORED = 255  # mmseg's value for ignored labels

@@ -59,7 +59,7 @@ COCO_FAULTS = {
         lambda c: first(c).update(bbox=[30, 30, 60, 60]),
         ("outside its image", "annotation 1", "[30, 30, 60, 60]"),
     ),
-    "beside": (lambda c: first(c).update(bbox=[900, 1, 5, 5]), ("outside its image", "[900")),
+    "disjoint": (lambda c: first(c).update(bbox=[900, 1, 5, 5]), ("outside its image", "[900")),
     "no segmentation": (
         lambda c: first(c).pop("segmentation"),
         ("without segmentation", "annotation 1"),
