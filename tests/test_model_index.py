@@ -10,7 +10,6 @@ import yaml
 from care_mm.complexity import build, count
 from care_mm.config import load_config
 from care_mm.tasks import default_shape
-from care_mm.tasks import default_shape
 
 ROOT = Path(__file__).parents[1]
 METAFILES = [
