@@ -1,4 +1,4 @@
-"""What the tests of data checks share: data sets that are well, and how a report is read."""
+"""Shared by the tests of data checks: intact data sets, and assertions on reports."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from care_mm.datasets.check.config import check_config
+from care_mm.datasets.check import check_config
 from care_mm.datasets.check.findings import Findings
-from care_mm.datasets.shapes.layouts import SEG_CLASSES
-from care_mm.datasets.shapes.objects import OBJECTS
+from care_mm.datasets.shapes import OBJECTS, SEG_CLASSES
 
 NUM_TRAIN, NUM_VAL = 6, 2
-MASKED = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_mask=True)]
+WITH_MASKS = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_mask=True)]
 
 
 def coco(root: Path, split: str = "train", **changes) -> dict:
@@ -24,7 +23,7 @@ def coco(root: Path, split: str = "train", **changes) -> dict:
         ann_file=f"annotations/instances_{split}2017.json",
         data_prefix=dict(img=f"{split}2017/"),
         metainfo=dict(classes=OBJECTS),
-        pipeline=MASKED,
+        pipeline=WITH_MASKS,
         test_mode=split != "train",
         **changes,
     )
@@ -51,24 +50,24 @@ SCOPES = {"CocoDataset": "mmdet", "BaseSegDataset": "mmseg", "CustomDataset": "m
 
 
 def check(limit: int | None = None, scope: str = "", model: dict | None = None, **splits):
-    """The findings on ``train=..., val=...``, each a dataset dict, by their titles."""
-    any_of_them = next(iter(splits.values()))
+    """Return the findings on ``train=..., val=...``, each a dataset dict, by their titles."""
+    first = next(iter(splits.values()))
     content = {f"{split}_dataloader": dict(dataset=dict(d)) for split, d in splits.items()}
-    content["default_scope"] = scope or SCOPES[any_of_them["type"]]
+    content["default_scope"] = scope or SCOPES[first["type"]]
     content["model"] = model or {}
     return {findings.title: findings for findings in check_config(Config(content), limit=limit)}
 
 
-def said(findings: Findings) -> str:
-    """The problems and notes, without the line that sums up."""
+def details(findings: Findings) -> str:
+    """Return the problems and notes without the summary line."""
     return "\n".join(list(findings.lines())[1:])
 
 
-def assert_named(findings: Findings, *texts: str, fatal: bool = True) -> None:
-    """One line has all of the texts, and it is a problem or a note as it should be."""
-    lines = [line for line in said(findings).splitlines() if all(text in line for text in texts)]
+def assert_named(findings: Findings, *texts: str, is_note: bool = False) -> None:
+    """Assert that exactly one line has all of the texts, and that it is a problem or a note."""
+    lines = [line for line in details(findings).splitlines() if all(t in line for t in texts)]
     assert len(lines) == 1, "\n".join(findings.lines())
-    assert lines[0].startswith("  note: ") is not fatal
+    assert lines[0].startswith("  note: ") is is_note
 
 
 def edit(data: Path, change: Callable[[dict], object], split: str = "train") -> None:

@@ -1,11 +1,11 @@
-"""What all tests share."""
+"""Set-up shared by all tests."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 
-# Before torch is imported: two thread pools on two cores wait for each other most of the time.
+# Set before torch is imported: two thread pools on two cores mostly wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -14,10 +14,8 @@ from mmengine.registry import DefaultScope
 
 
 @pytest.fixture(autouse=True)
-def _no_scope_and_logger_of_others() -> Iterator[None]:
-    """A Runner, and a fixture of a module, leave behind their scope, in which this test would look
-    its modules up, and their logger, which would write to its output.
-    """
+def _fresh_scope_and_logger() -> Iterator[None]:
+    """Clear the default scope and the logger that a Runner or a module's fixture left behind."""
     DefaultScope._instance_dict.clear()
     MMLogger._instance_dict.clear()
     yield

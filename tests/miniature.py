@@ -1,4 +1,4 @@
-"""Miniature data in the layouts of the real data sets, drawn by the project."""
+"""Miniature data sets in the layouts of the real ones, drawn by care_mm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from mmdet.datasets import CocoDataset
 from PIL import Image
 
-from care_mm.datasets.shapes.layouts import SEG_CLASSES, ensure_shapes
+from care_mm.datasets.shapes import SEG_CLASSES, ensure_shapes
 
 
 def _drawn(root: Path, num_train: int, num_val: int, size: int) -> Path:
@@ -19,7 +19,7 @@ def _drawn(root: Path, num_train: int, num_val: int, size: int) -> Path:
 
 
 def make_coco(root: Path, num_train: int = 8, num_val: int = 3, size: int = 96) -> Path:
-    """COCO 2017's layout and 80 categories (with its gaps in the ids) over drawn pictures."""
+    """Draw images in the layout of COCO 2017, with its 80 categories and the gaps in their ids."""
     (_drawn(root, num_train, num_val, size) / "coco").rename(root)
     names = CocoDataset.METAINFO["classes"]
     ids = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
@@ -35,7 +35,7 @@ def make_coco(root: Path, num_train: int = 8, num_val: int = 3, size: int = 96) 
 
 
 def make_ade(root: Path, num_train: int = 8, num_val: int = 3, size: int = 96) -> Path:
-    """ADEChallengeData2016's layout over drawn pictures: 0 is unlabelled, 1 and 150 are in use."""
+    """Draw images in the layout of ADEChallengeData2016: 0 is unlabelled, 1 and 150 are used."""
     (_drawn(root, num_train, num_val, size) / "ade" / "ADEChallengeData2016").rename(root)
     values = np.zeros(256, np.uint8)
     values[1 : len(SEG_CLASSES) + 1] = np.linspace(1, 150, len(SEG_CLASSES)).round()
@@ -47,7 +47,7 @@ def make_ade(root: Path, num_train: int = 8, num_val: int = 3, size: int = 96) -
 def make_imagenet(
     root: Path, num_classes: int = 1000, num_train: int = 8, num_val: int = 3, size: int = 96
 ) -> Path:
-    """ImageNet's layout, a picture in every class folder; a few drawn ones have many names."""
+    """Draw a few images and link one into every class folder of ImageNet's layout."""
     drawn = _drawn(root, num_train, num_val, size) / "imagenet"
     for split in ("train", "val"):
         crops = cycle(sorted((drawn / split).rglob("*.JPEG")))

@@ -1,4 +1,4 @@
-"""Anybody's commands called inside the test's own process, which spares their imports."""
+"""Call any script in the process of the test, to avoid repeated imports."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mmengine.utils import ManagerMixin
 
 
 def forget(manager: type = ManagerMixin) -> None:
-    """Drop what mmengine keeps for a whole process: scopes, loggers, visualizers, message hubs."""
+    """Clear mmengine's global instances: scopes, loggers, visualizers, message hubs."""
     for child in manager.__subclasses__():
         child._instance_dict.clear()
         forget(child)
 
 
 def call(script: Path, *args: object, cwd: Path) -> str:
-    """``python SCRIPT ARGS`` from a folder; returns what it printed.
+    """Run ``python SCRIPT ARGS`` in a folder and return its output.
 
     Raises:
         SystemExit: The script's status is not 0.
@@ -32,7 +32,7 @@ def call(script: Path, *args: object, cwd: Path) -> str:
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(cwd)
-        patch.setenv("LOCAL_RANK", os.environ.get("LOCAL_RANK", "0"))  # MM's commands set it
+        patch.setenv("LOCAL_RANK", os.environ.get("LOCAL_RANK", "0"))  # as MM's commands do
         patch.setenv("MPLBACKEND", "agg")
         patch.setattr(sys, "argv", [str(script), *map(str, args)])
         patch.setattr(sys, "path", [str(script.parent), *sys.path])
@@ -44,7 +44,9 @@ def call(script: Path, *args: object, cwd: Path) -> str:
                 runpy.run_path(str(script), run_name="__main__")
         except SystemExit as end:
             if end.code:
-                raise SystemExit(f"{script} gave {end.code}: {printed.getvalue()[-3000:]}") from end
+                raise SystemExit(
+                    f"{script} exited with {end.code}: {printed.getvalue()[-3000:]}"
+                ) from end
         finally:
             forget()
     return printed.getvalue()

@@ -1,4 +1,4 @@
-"""The nine configs of the paper: each builds and takes a training step, on miniature data."""
+"""The nine configs of the paper: each builds a model and trains one step on miniature data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from care_mm.config import load_config, without_pretrained
 
 CONFIGS = TOOLS.parent / "configs"
 CROP = "train_dataloader.dataset.pipeline.1.transforms"
-# At 64 pixels and with few proposals; every layer keeps its width.
+# 64 pixels and few proposals; no layer is narrower.
 TINY = {
     "maskrcnn_care_{}_coco": {
         "train_dataloader.dataset.pipeline.2.scale": (64, 64),
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("arch", ["s0", "s1", "s2"])
 @pytest.mark.parametrize("name", TINY)
-def test_a_training_step(name: str, arch: str, folder: Path, monkeypatch) -> None:
+def test_a_config_trains_one_step(name: str, arch: str, folder: Path, monkeypatch) -> None:
     monkeypatch.chdir(folder)
     config = load_config(CONFIGS / f"{name.format(arch)}.py", TINY[name])
     assert config.model.backbone.arch == arch

@@ -131,6 +131,18 @@ def test_every_option_on_a_page_exists(page: Path, options: dict[str, set[str]])
         assert not unknown, f"{line}: {unknown}"
 
 
+def test_every_set_up_message_on_the_installation_page_exists() -> None:
+    """Each row begins with a message of the Makefile or of care_mm; … stands for what varies."""
+    files = [ROOT / "Makefile", *(ROOT / "care_mm").glob("*.py")]
+    source = "".join(re.sub(r'"\s*\n\s*f?"', "", file.read_text()) for file in files)
+    table = (ROOT / "docs" / "install.md").read_text().split("| message |")[1]
+    messages = re.findall(r"^\| `([^`]+)` \|", table, flags=re.MULTILINE)
+    assert messages
+    for message in messages:
+        for part in message.split("…"):
+            assert part in source, message
+
+
 # Plain English
 
 # Pattern -> what to write instead.
@@ -140,10 +152,10 @@ FORBIDDEN = {
     r"\bbeside\b": "next to",
     r"\bgo(es|ing)? on from\b": "resume from",
     r"\b(are|is) looked at\b": "is checked",
-    r"\bare none\b": "are ignored",
+    r"(?<!there )\bare none\b": "are ignored",
     r"\bfiles of strangers\b": "untrusted files",
     r"\brandom stay\b": "... stay random",
-    r"^#+ (What|Which|Of|By|Within|As which)\b[^?]*$": "a heading that names its topic",
+    r"^#+ (?-i:What|Which|Of|Within|As which)\b[^?\n]*$": "a heading that names its topic",
     r'"""(What|Which|Of|By|Within|As which)\b': "a docstring that begins with a verb or noun",
 }
 PLAIN = {pattern: re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in FORBIDDEN}

@@ -1,4 +1,4 @@
-"""model-index.yml: every config of the paper's tasks, with figures that its model has."""
+"""model-index.yml: an entry for every config of the paper's tasks, with the model's own figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METAFILES = [
 ]
 COLLECTIONS = [collection for metafile in METAFILES for collection in metafile["Collections"]]
 MODELS = {model["Name"]: model for metafile in METAFILES for model in metafile["Models"]}
-# The authors' release page, and second-hand from the paper.
+# ImageNet from the authors' release page, the others second-hand from the paper.
 REPORTED = {
     "care_s0_imagenet": {"Top 1 Accuracy": 78.4},
     "care_s1_imagenet": {"Top 1 Accuracy": 80.1},

@@ -1,4 +1,4 @@
-"""The commands in ``tools/`` called inside the test's own process, which spares their imports."""
+"""Call the commands in ``tools/`` in the process of the test, to avoid repeated imports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TOOLS = Path(__file__).parents[1] / "tools"
 
 
 def call(name: str, *args: object) -> None:
-    """``tool.call('test', config, checkpoint)`` runs ``main`` of ``tools/test.py``."""
+    """Run a command: ``tool.call('test', config, checkpoint)`` calls ``main`` of ``test.py``."""
     spec = importlib.util.spec_from_file_location(f"tools_{name}", TOOLS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -19,7 +19,7 @@ def call(name: str, *args: object) -> None:
 
 
 def refusal(capsys: pytest.CaptureFixture, name: str, *args: object) -> str:
-    """Status 2 and one line on stderr, which is returned."""
+    """Run a command that must exit with status 2, and return its one line on stderr."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         call(name, *args)

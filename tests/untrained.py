@@ -1,4 +1,4 @@
-"""Models of the drawn jobs with random weights, as checkpoints: enough to run a command."""
+"""Checkpoints with random weights for the drawn jobs, enough to run a command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONFIGS = {
 
 
 def write_checkpoint(task: str, folder: Path) -> Path:
-    """The same weights every time."""
+    """Write the checkpoint of a task; the weights are always the same."""
     config = load_config(CONFIGS[task])
     init_default_scope(config.default_scope)
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
-"""Say whether the data that a config needs are in place, readable, and agree with its model.
+"""Check that the data of a config are complete, readable, and agree with its model.
 
-Every file is looked for, every annotation checked, and a sample of the pictures decoded. Problems
-give status 2; notes are worth knowing and give 0.
+The command looks for every file, checks every annotation, and decodes a sample of the images. The
+status is 2 if there are problems; notes leave it at 0.
 
 Example:
     python tools/check_data.py configs/maskrcnn_care_s1_coco.py
@@ -14,40 +14,43 @@ from collections.abc import Sequence
 
 from care_mm import cli
 from care_mm.config import load_config
-from care_mm.datasets.check.config import DEFAULT_LIMIT, SPLITS, check_config
+from care_mm.datasets.check import DEFAULT_LIMIT, SPLITS, check_config
+from care_mm.datasets.check.findings import count_problems
 from care_mm.errors import InputError
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = cli.new_parser(__doc__)
     cli.add_config_arguments(parser)
     parser.add_argument(
-        "--split", nargs="+", choices=SPLITS, help="default: all that the config has"
+        "--split", nargs="+", choices=SPLITS, help="default: all splits of the config"
     )
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
+    number = parser.add_mutually_exclusive_group()
+    number.add_argument(
         "--limit",
         type=int,
         default=DEFAULT_LIMIT,
         metavar="N",
-        help="pictures to open in each data set, evenly spaced (default: %(default)s)",
+        help="images to decode in each data set, evenly spaced (default: %(default)s)",
     )
-    which.add_argument("--all", action="store_true", help="open every picture")
+    number.add_argument("--all", action="store_true", help="decode every image")
     parser.add_argument(
         "--show",
         type=int,
         default=1,
         metavar="N",
-        help="offenders to name of each kind (default: %(default)s)",
+        help="offenders of each kind to name (default: %(default)s)",
     )
     return parser.parse_args(argv)
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
+    """Print the findings on each data set and on the model."""
     args = parse_args(argv)
     if args.limit < 0:
-        raise InputError(f"--limit {args.limit}: give a number from 0")
+        raise InputError(f"--limit {args.limit}: give 0 or a positive number")
     config = load_config(args.config, args.cfg_options)
     count, places = 0, []
     for findings in check_config(config, args.split, None if args.all else args.limit):
@@ -57,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if findings.problems and findings.place not in places:
             places.append(findings.place)
     if count:
-        problems = "1 problem" if count == 1 else f"{count} problems"
-        raise InputError(f"{problems} in {', '.join(places)}")
+        raise InputError(f"{count_problems(count)} in {', '.join(places)}")
 
 
 if __name__ == "__main__":

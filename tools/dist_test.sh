@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Evaluate on several GPUs, or processes, of one or more machines.
+# Evaluate on several GPUs, or in several CPU processes, on one or more machines.
 #
 # Example:
 #   tools/dist_test.sh configs/maskrcnn_care_s1_coco.py work_dirs/maskrcnn_s1/epoch_12.pth 8

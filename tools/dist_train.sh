@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Train on several GPUs, or processes, of one or more machines.
+# Train on several GPUs, or in several CPU processes, on one or more machines.
 #
 # Example:
 #   tools/dist_train.sh configs/maskrcnn_care_s1_coco.py 8 --amp
-#   NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 tools/dist_train.sh CONFIG 8   # rank 1 on the other
+#   NNODES=2 NODE_RANK=0 MASTER_ADDR=10.0.0.1 tools/dist_train.sh CONFIG 8   # NODE_RANK=1 on the other
 set -euo pipefail
 
 if [ $# -lt 2 ]; then

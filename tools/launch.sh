@@ -1,11 +1,11 @@
-# Sourced by the launchers: $root, the environment, and torchrun with the variables it is given.
+# Sourced by the launch scripts: sets $root and the environment, and defines launch().
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# Where no environment is active, the one that `make setup` made.
+# Without an active environment, use the one that `make setup` created.
 [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] || PATH=$root/.venv/bin:$PATH
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 
-# launch PROCESSES TOOL ARGUMENTS...
+# launch PROCESSES TOOL ARGUMENTS... runs a tool in several processes with torchrun.
 launch() {
     exec torchrun \
         --nnodes="${NNODES:-1}" \

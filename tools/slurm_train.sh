@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train on a Slurm cluster: one task for each GPU.
+# Train on a Slurm cluster with one task per GPU.
 #
 # Example:
 #   GPUS=16 tools/slurm_train.sh gpu care_s1 configs/maskrcnn_care_s1_coco.py --auto-scale-lr

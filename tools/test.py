@@ -15,17 +15,21 @@ from care_mm.engine.run import test
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = cli.new_parser(__doc__)
     cli.add_config_arguments(parser)
     cli.add_checkpoint_arguments(parser)
     cli.add_run_arguments(parser)
-    parser.add_argument("--out", metavar="FILE.pkl", help="keep the predictions in a pickle")
-    parser.add_argument("--show-dir", metavar="DIR", help="write a picture for every image")
+    parser.add_argument("--out", metavar="FILE.pkl", help="write the predictions to a pickle")
+    parser.add_argument(
+        "--show-dir", metavar="DIR", help="draw predictions and ground truth on every image"
+    )
     return parser.parse_args(argv)
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     args = parse_args(argv)
     config = options.from_arguments(args)
     if args.show_dir:

@@ -1,4 +1,4 @@
-"""Train whatever a config describes: detection, segmentation or classification.
+"""Train the model that a config describes: detection, segmentation or classification.
 
 Example:
     python tools/train.py configs/maskrcnn_care_s1_coco.py --work-dir work_dirs/maskrcnn_s1
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from care_mm import cli
 from care_mm.engine import options
-from care_mm.engine.hooks.randomness import use_deterministic
 from care_mm.engine.run import train
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = cli.new_parser(__doc__)
     cli.add_config_arguments(parser)
     cli.add_run_arguments(parser)
@@ -24,22 +24,26 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="?",
         const="auto",
         metavar="PATH",
-        help="go on from PATH, or from the newest whole checkpoint in the work dir",
+        help="resume from PATH, or from the newest intact checkpoint in the work dir",
     )
-    parser.add_argument("--amp", action="store_true", help="mixed precision (needs a GPU)")
+    parser.add_argument("--amp", action="store_true", help="train in mixed precision (needs a GPU)")
     parser.add_argument(
-        "--auto-scale-lr", action="store_true", help="scale the learning rate to the batch size"
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate with the number of images in a step",
     )
     parser.add_argument(
-        "--from-scratch", action="store_true", help="random weights in place of ImageNet's"
+        "--from-scratch",
+        action="store_true",
+        help="start from random weights instead of ImageNet weights",
     )
     parser.add_argument(
-        "--deterministic", action="store_true", help="the same run bit by bit, on the CPU"
+        "--deterministic", action="store_true", help="make reruns bit-identical (CPU only)"
     )
     parser.add_argument(
         "--allow-partial",
         action="store_true",
-        help="load_from may cover part of the model; the rest stays random and is listed",
+        help="accept a load_from that covers part of the model, and list what stays random",
     )
     cli.add_trust_argument(parser)
     return parser.parse_args(argv)
@@ -47,6 +51,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command."""
     args = parse_args(argv)
     config = options.from_arguments(args)
     if args.from_scratch:
@@ -56,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.auto_scale_lr:
         options.use_auto_scale_lr(config)
     if args.deterministic:
-        use_deterministic(config)
+        options.use_deterministic(config)
     if args.allow_partial:
         options.use_allow_partial(config)
     with cli.trust_of(args):

@@ -1,5 +1,6 @@
-"""Latency, throughput and memory of our models and their peers, side by side in one run.
+"""Latency, throughput and memory of our models and their peers, measured in one run.
 
-``subjects`` builds the models, ``backends`` gets them to run, ``worker`` times one of them in a
-process of its own, ``run`` has the workers take turns, ``report`` writes what came out.
+``models`` builds the models, ``backends`` prepares them to run, ``worker`` times one of them in its
+own process, ``measure`` lets the workers take turns, ``tables`` formats the results, and
+``operators`` divides the time of a model by kind of operator.
 """

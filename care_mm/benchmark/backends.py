@@ -1,24 +1,26 @@
-"""Ways to run a model: each takes it with an example and returns a call that runs it once."""
+"""Ways to run a model: torch in several forms, and files that :mod:`care_mm.export` writes."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from care_mm.benchmark.models import deploy
+from care_mm.benchmark.models import Adapter
 from care_mm.errors import InputError
-
-if TYPE_CHECKING:
-    import onnxruntime
-    import openvino
+from care_mm.export.graphs import Graph, graph_of, graph_of_module
+from care_mm.export.program import Program
+from care_mm.export.runtimes import TARGETS
+from care_mm.models.fold import switch_to_deploy
+from care_mm.tasks import Task, task_of_model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,10 @@ class Setting:
     Attributes:
         backend: A key of :data:`BACKENDS`.
         device: ``'cpu'`` or ``'cuda'``.
-        threads: CPU threads of the backend.
-        dtype: A key of :data:`DTYPES`; weights and input are of it. ``baseline`` stays in fp32.
-        channels_last: Layout of weights and input where torch runs them. Not for ``baseline``.
-        train: Forward and backward in training mode, instead of inference.
+        threads: CPU threads of the worker.
+        dtype: A key of :data:`DTYPES` for weights and input. ``baseline`` stays in fp32.
+        channels_last: Memory layout of weights and input in torch. ``baseline`` stays in NCHW.
+        train: Run forward and backward in training mode instead of inference.
     """
 
     backend: str
@@ -42,9 +44,7 @@ class Setting:
     train: bool = False
 
 
-Run = Callable[[], object]
-# The first with GELU as one operator, which ONNX Runtime computes in the layout of convolutions.
-OPSET = 20
+# torch
 
 
 def _torch(model: nn.Module, example: Tensor, setting: Setting) -> tuple[nn.Module, Tensor]:
@@ -55,7 +55,7 @@ def _torch(model: nn.Module, example: Tensor, setting: Setting) -> tuple[nn.Modu
 
 
 def _baseline(model: nn.Module, example: Tensor, setting: Setting) -> Run:
-    """As the authors run it: unfolded, NCHW, eager, fp32."""
+    """Run the model as the authors do: unfolded, NCHW, eager, fp32."""
     return _eager(model, example, replace(setting, dtype="fp32", channels_last=False))
 
 
@@ -65,7 +65,7 @@ def _eager(model: nn.Module, example: Tensor, setting: Setting) -> Run:
 
 
 def _step_of(model: nn.Module, example: Tensor) -> Run:
-    """Forward and backward; the gradients are dropped, as an optimizer would after its step."""
+    """Return a forward and backward pass that drops its gradients, as an optimizer step would."""
     parameters = list(model.train().parameters())
 
     def step() -> None:
@@ -79,23 +79,22 @@ def _step_of(model: nn.Module, example: Tensor) -> Run:
 
 
 def _deploy(model: nn.Module, example: Tensor, setting: Setting) -> Run:
-    return _eager(deploy(model), example, setting)
+    return _eager(switch_to_deploy(model), example, setting)
 
 
 def _compile(model: nn.Module, example: Tensor, setting: Setting) -> Run:
-    model = model if setting.train else deploy(model)
-    model, example = _torch(model, example, setting)
+    model = model if setting.train else switch_to_deploy(model)
     model.compile()
-    return _step_of(model, example) if setting.train else lambda: model(example)
+    return _eager(model, example, setting)
 
 
 def _cudagraph(model: nn.Module, example: Tensor, setting: Setting) -> Run:
     if setting.device != "cuda":
         raise InputError("backend cudagraph: needs --device cuda")
-    model, example = _torch(deploy(model), example, setting)
+    model, example = _torch(switch_to_deploy(model), example, setting)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # lets lazily made workspaces be made outside the capture
+    with torch.cuda.stream(stream):  # allocates lazy workspaces outside the capture
         for _ in range(3):
             model(example)
     torch.cuda.current_stream().wait_stream(stream)
@@ -105,75 +104,48 @@ def _cudagraph(model: nn.Module, example: Tensor, setting: Setting) -> Run:
     return graph.replay
 
 
-def _need(module: str) -> None:
-    try:
-        __import__(module)
-    except ImportError as error:
+# Exported files
+
+# Backend -> the format of its file, and the dtypes that it is measured in.
+RUNTIMES = {"onnxruntime": ("onnx", ("fp32",)), "openvino": ("openvino", ("fp32", "bf16"))}
+
+
+def open_exported(model: nn.Module, example: Tensor, setting: Setting, **options: Any) -> Program:
+    """Fold a model, export it for the shape of ``example``, and open the file.
+
+    Args:
+        model: In evaluation mode.
+        example: Input (B, 3, H, W).
+        setting: A backend of :data:`RUNTIMES`.
+        options: Options of the runtime, see :meth:`care_mm.export.target.Target.open`.
+
+    Raises:
+        InputError: The runtime is not installed, or the setting or the model does not fit it.
+    """
+    name, dtypes = RUNTIMES[setting.backend]
+    target = TARGETS[name]
+    if setting.device != "cpu" or setting.dtype not in dtypes:
         raise InputError(
-            f"backend {module}: not installed: pip install 'care-mm[export]'"
-        ) from error
-
-
-def onnxruntime_options(setting: Setting) -> onnxruntime.SessionOptions:
-    """Options of a session that uses the setting's threads."""
-    _need("onnxruntime")
-    import onnxruntime
-
-    if setting.dtype != "fp32" or setting.device != "cpu":
-        raise InputError("backend onnxruntime: is measured in fp32 on the CPU")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = setting.threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return options
-
-
-def onnxruntime_session(
-    model: nn.Module, example: Tensor, options: onnxruntime.SessionOptions
-) -> onnxruntime.InferenceSession:
-    """ONNX Runtime's form of a folded model, for the shape of ``example``."""
-    import onnxruntime
-
+            f"backend {setting.backend}: is measured in {' or '.join(dtypes)} on the CPU"
+        )
+    target.require()
+    graph = _graph(switch_to_deploy(model), example)
+    shape, batch = tuple(example.shape[2:]), len(example)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        torch.onnx.export(model, (example,), path, dynamo=True, opset_version=OPSET, verbose=False)
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        path = Path(folder) / f"model{target.suffix}"
+        target.write(graph, path, shape=shape, batch=batch, precision=setting.dtype)
+        return target.open(path, **options)
 
 
-def _onnxruntime(model: nn.Module, example: Tensor, setting: Setting) -> Run:
-    session = onnxruntime_session(deploy(model), example, onnxruntime_options(setting))
-    feed = {session.get_inputs()[0].name: example.numpy()}
-    return lambda: session.run(None, feed)
+def _graph(model: nn.Module, example: Tensor) -> Graph:
+    if isinstance(model, Adapter) and task_of_model(model.model) is Task.DETECTION:
+        return graph_of(model.model)
+    return graph_of_module(model, example)
 
 
-def openvino_request(
-    model: nn.Module, example: Tensor, setting: Setting, options: Mapping[str, object]
-) -> openvino.InferRequest:
-    """OpenVINO's form of a folded model, for the shape of ``example``, which is its input."""
-    _need("openvino")
-    import openvino
-
-    if setting.device != "cpu" or setting.dtype == "fp16":
-        raise InputError("backend openvino: is measured in fp32 or bf16 on the CPU")
-    graph = openvino.convert_model(model, example_input=example)
-    graph.reshape([*example.shape])
-    compiled = openvino.compile_model(
-        graph,
-        "CPU",
-        {
-            "INFERENCE_NUM_THREADS": setting.threads,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[setting.dtype],
-            **options,
-        },
-    )
-    request = compiled.create_infer_request()
-    request.set_input_tensor(openvino.Tensor(example.numpy()))
-    return request
-
-
-def _openvino(model: nn.Module, example: Tensor, setting: Setting) -> Run:
-    return openvino_request(deploy(model), example, setting, {}).infer
+def _exported(model: nn.Module, example: Tensor, setting: Setting) -> Run:
+    program, images = open_exported(model, example, setting), example.numpy()
+    return lambda: program.run(images)
 
 
 BACKENDS: dict[str, Callable[[nn.Module, Tensor, Setting], Run]] = {
@@ -182,29 +154,31 @@ BACKENDS: dict[str, Callable[[nn.Module, Tensor, Setting], Run]] = {
     "deploy": _deploy,
     "compile": _compile,
     "cudagraph": _cudagraph,
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
+    **dict.fromkeys(RUNTIMES, _exported),
 }
 
 TRAINING_BACKENDS = ("baseline", "eager", "compile")
 
 
 def prepare(model: nn.Module, example: Tensor, setting: Setting) -> Run:
-    """A call that runs ``model`` on ``example`` (B, 3, H, W) once, and waits for the result.
+    """Return a call that runs ``model`` on ``example`` (B, 3, H, W) once and waits for the result.
 
     Raises:
-        InputError: The backend is not installed, or cannot do what the setting asks.
+        InputError: The backend is not installed, or does not support the setting.
     """
     if setting.train and setting.backend not in TRAINING_BACKENDS:
         raise InputError(
             f"backend {setting.backend}: does not train; {', '.join(TRAINING_BACKENDS)} do"
         )
     run = BACKENDS[setting.backend](model, example, setting)
-    if setting.device != "cuda":
-        return run
+    return synchronised(run) if setting.device == "cuda" else run
 
-    def synchronised() -> None:
+
+def synchronised(run: Run) -> Run:
+    """Return a call that waits until the GPU has finished ``run``."""
+
+    def run_and_wait() -> None:
         run()
         torch.cuda.synchronize()
 
-    return synchronised
+    return run_and_wait

@@ -1,4 +1,4 @@
-"""The workers' turns: all of them are measured round after round, so that ratios outlive drift."""
+"""Measure all workers in interleaved rounds, so that machine drift cancels in the ratios."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import platform
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy
 import torch
@@ -17,23 +19,23 @@ from care_mm.benchmark import models
 from care_mm.benchmark.backends import Setting
 from care_mm.benchmark.worker import COPY_BYTES, GEMM_SIZE, Job, serve
 
-TURN_SECONDS = 0.3  # a worker's share of a round
-MIN_WARM_UP = 5  # runs before the first that counts
+TURN_SECONDS = 0.3  # of a worker in each round
+WARM_UP_RUNS = 5
 
-# Workers begin with what takes seconds to import, and with nothing that has run.
+# Workers start with slow imports done, but with no code of torch run yet.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["care_mm.benchmark.worker", "care_mm.models.classifier", "timm"])
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one job took.
+    """The measurements of one job.
 
     Attributes:
-        job: What was run.
-        rounds: Seconds per run, a tuple for each round.
+        job: The job.
+        rounds: Seconds of each run, a tuple for each round.
         peak_bytes: Peak memory of the process, or of the device.
-        error: Why it did not run, instead of all that.
+        error: Why the job did not run; empty if it did.
     """
 
     job: Job
@@ -42,74 +44,70 @@ class Result:
     error: str = ""
 
     def milliseconds(self, quantile: float = 0.5) -> float:
-        """A quantile over all runs, in ms for the whole batch."""
+        """Return a quantile over all runs, in ms for the whole batch."""
         return float(numpy.quantile([t for times in self.rounds for t in times], quantile)) * 1e3
 
     def ratio(self, other: Result) -> float:
-        """Median over the rounds of this median over the other's, taken side by side."""
+        """Return this time over another's: the median over rounds of the ratio of medians."""
         pairs = zip(self.rounds, other.rounds, strict=True)
-        return statistics.median(
-            statistics.median(mine) / statistics.median(others) for mine, others in pairs
-        )
+        return statistics.median(statistics.median(a) / statistics.median(b) for a, b in pairs)
 
 
 class _Worker:
+    """A job in its own process, see :func:`care_mm.benchmark.worker.serve`."""
+
     def __init__(self, job: Job) -> None:
         self.result = Result(job)
-        self.pipe, theirs = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(target=serve, args=(job, theirs), daemon=True)
+        self.pipe, other_end = _CONTEXT.Pipe()
+        self.process = _CONTEXT.Process(target=serve, args=(job, other_end), daemon=True)
         self.process.start()
-        theirs.close()
-        self.number = 0
+        other_end.close()
+        self.number = 0  # of runs in a turn
 
-    def _ask(self, *question: int) -> tuple[str, object]:
+    def _receive(self) -> Any:
+        """Return the next message of the process; ``None`` after an error, which is kept."""
         try:
-            for part in question:
-                self.pipe.send(part)
-            return self.pipe.recv()
-        except (EOFError, BrokenPipeError):
-            return "error", "its process died: out of memory?"
-
-    def _answer(self, kind: str, value: object) -> None:
+            kind, value = self.pipe.recv()
+        except (EOFError, ConnectionError):
+            kind, value = "error", "its process died: out of memory?"
         if kind == "error":
             self.result = replace(self.result, rounds=(), error=str(value))
+            return None
+        return value
+
+    def _ask(self, number: int) -> Any:
+        """Request runs; return the answer, or ``None`` after an error."""
+        if self.result.error:
+            return None
+        with suppress(ConnectionError):  # receiving fails as well
+            self.pipe.send(number)
+        return self._receive()
 
     def warm_up(self) -> None:
-        """Wait until it is ready; then find out how many runs fill its share of a round."""
-        kind, value = self._ask()
-        self._answer(kind, value)
-        if kind == "error":
-            return
-        kind, times = self._ask(MIN_WARM_UP)
-        self._answer(kind, times)
-        if kind == "times":
+        """Wait until the process is ready, and find the number of runs that fill a turn."""
+        self._receive()
+        if times := self._ask(WARM_UP_RUNS):
             self.number = max(1, round(TURN_SECONDS / statistics.median(times)))
 
     def take_turn(self) -> None:
-        kind, value = self._ask(self.number)
-        self._answer(kind, value)
-        if kind == "times":
-            rounds = (*self.result.rounds, tuple(value))
-            self.result = replace(self.result, rounds=rounds)
+        if times := self._ask(self.number):
+            self.result = replace(self.result, rounds=(*self.result.rounds, tuple(times)))
 
     def finish(self) -> Result:
-        if not self.result.error:
-            kind, value = self._ask(0)
-            self._answer(kind, value)
-            if kind == "memory":
-                self.result = replace(self.result, peak_bytes=value)
+        if peak := self._ask(0):
+            self.result = replace(self.result, peak_bytes=peak)
         self.process.join(10)
         return self.result
 
 
 def measure(jobs: Sequence[Job], rounds: int) -> list[Result]:
-    """Measure ``jobs`` in turns, each in a process of its own.
+    """Measure jobs in turns, each in its own process.
 
-    They are made ready one after the other, and wait while it is not their turn.
+    The processes are prepared one after the other, and wait while it is not their turn.
 
     Args:
-        jobs: What to run, in the order of the results.
-        rounds: Turns of each; a turn is as many runs as fit in a fraction of a second.
+        jobs: The jobs, in the order of the results.
+        rounds: Turns of each job; a turn is as many runs as fit in ``TURN_SECONDS``.
     """
     workers = []
     for job in tqdm(jobs, "preparing", disable=None):
@@ -117,42 +115,41 @@ def measure(jobs: Sequence[Job], rounds: int) -> list[Result]:
         workers[-1].warm_up()
     for _ in tqdm(range(rounds), "measuring", disable=None):
         for worker in workers:
-            if not worker.result.error:
-                worker.take_turn()
+            worker.take_turn()
     return [worker.finish() for worker in workers]
 
 
-def ceilings(setting: Setting) -> list[Job]:
-    """The jobs that tell what the machine can do with the setting's device and dtype."""
+def limits(setting: Setting) -> list[Job]:
+    """Return the jobs that measure the limits of the machine for a setting's device and dtype."""
     plain = replace(setting, backend="eager", channels_last=False)
-    return [Job(name, "ceiling", (0, 0), 1, plain) for name in ("gemm", "copy")]
+    return [Job(name, "limit", (0, 0), 1, plain) for name in ("gemm", "copy")]
 
 
 def gemm_rate(gemm: Result) -> float:
-    """Multiply-adds per second of a large matrix product."""
+    """Return the multiply-adds per second of a large matrix product."""
     return GEMM_SIZE**3 / (gemm.milliseconds() / 1e3)
 
 
 def copy_rate(copy: Result) -> float:
-    """Bytes per second that a large copy reads and writes."""
+    """Return the bytes per second that a large copy reads and writes."""
     return 2 * COPY_BYTES / (copy.milliseconds() / 1e3)
 
 
 def over_floor(result: Result, gemm: Result) -> float | None:
-    """Time over what the model's multiply-adds take at the rate of a large matrix product."""
+    """Return the time over that of the multiply-adds at the rate of a large matrix product."""
     job = result.job
-    macs = models.macs(job.subject, job.task, job.shape)
+    macs = models.macs(job.model, job.task, job.shape)
     return None if macs is None else result.ratio(gemm) * GEMM_SIZE**3 / (macs * job.batch)
 
 
 def growth(results: Sequence[Result], by: str = "time") -> float:
-    """Exponent e of time or memory against pixels, over results of several shapes.
+    """Return the exponent e of time or memory against pixels, over several shapes.
 
-    1 is linear growth. Time is fitted as b * pixels**e; memory as a + b * pixels**e by least
-    squares, because libraries and weights do not grow.
+    1 is linear growth. Time is fitted as b * pixels**e. Memory is fitted as a + b * pixels**e by
+    least squares, because libraries and weights do not grow.
 
     Args:
-        results: Of one subject in one setting, four shapes or more for memory.
+        results: Results of one model in one setting; at least four shapes for memory.
         by: ``'time'`` or ``'memory'``.
     """
     pixels = numpy.array([r.job.shape[0] * r.job.shape[1] for r in results], dtype=float)
@@ -164,14 +161,14 @@ def growth(results: Sequence[Result], by: str = "time") -> float:
 
     def error(exponent: float) -> float:
         parts = numpy.stack([numpy.ones_like(pixels), pixels**exponent], 1)
-        found = numpy.linalg.lstsq(parts, peaks, rcond=None)[0]
-        return float(((parts @ found - peaks) ** 2).sum())
+        coefficients = numpy.linalg.lstsq(parts, peaks, rcond=None)[0]
+        return float(((parts @ coefficients - peaks) ** 2).sum())
 
     return float(min(numpy.arange(0.3, 3.0, 0.001), key=error))
 
 
 def machine(device: str) -> dict[str, object]:
-    """What the figures were taken on."""
+    """Describe the machine that the figures are taken on."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as lines:

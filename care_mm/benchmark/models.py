@@ -1,4 +1,4 @@
-"""What is measured: our sizes by name, peers from timm by name, and the model of any config."""
+"""The measured models: our sizes and timm's models by name, and the model of any config."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from care_mm import complexity
+from care_mm.config import load_config
 from care_mm.errors import InputError
 from care_mm.models.arch import ARCHS
+from care_mm.tasks import Task
 
-TASKS = ("backbone", "classifier", "segmentor", "detector")
-# ImageNet-1K top-1 in percent, as published: ours by the authors' release page, the others by
-# their papers (distilled, 224 pixels, where there is a choice).
+TASKS = ("backbone", *(task.model for task in Task))
+# ImageNet-1K top-1 in percent, as published: ours on the authors' release page, the others in
+# their papers (the distilled model at 224 pixels if there are several).
 PUBLISHED_TOP1 = {
     "care_s0": 78.4,
     "care_s1": 80.1,
@@ -37,56 +40,53 @@ PUBLISHED_TOP1 = {
 }
 
 
-class _Tensors(nn.Module):
-    """A model whose forward takes an image batch and returns tensors, whatever it is called by."""
+class Adapter(nn.Module):
+    """A model that is called with images (B, 3, H, W) alone.
+
+    Args:
+        model: Any model.
+        call: Calls the model on images and returns its outputs.
+    """
 
     def __init__(self, model: nn.Module, call: Callable[[nn.Module, Tensor], object]) -> None:
         super().__init__()
         self.model = model
         self.call = call
 
-    def forward(self, x: Tensor) -> object:
-        return self.call(self.model, x)
+    def forward(self, images: Tensor) -> object:
+        """Return the outputs for images (B, 3, H, W)."""
+        return self.call(self.model, images)
 
 
-def _plain(model: nn.Module, x: Tensor) -> object:
-    return model(x)
+def _pyramid(model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
+    return tuple(model(images))
 
 
-def _pyramid(model: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
-    return tuple(model(x))
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    return model(images, mode="tensor")
 
 
-def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    return model(x, mode="tensor")
-
-
-def _detections(model: nn.Module, x: Tensor) -> object:
+def _detections(model: nn.Module, images: Tensor) -> object:
     from mmdet.structures import DetDataSample
 
-    height, width = x.shape[-2:]
-    meta = dict(
-        img_shape=(height, width),
-        ori_shape=(height, width),
-        pad_shape=(height, width),
-        batch_input_shape=(height, width),
-        scale_factor=(1.0, 1.0),
-    )
-    samples = [DetDataSample(metainfo=meta) for _ in range(len(x))]
-    return model(x, samples, mode="predict")
+    keys = ("img_shape", "ori_shape", "pad_shape", "batch_input_shape")
+    meta = dict.fromkeys(keys, tuple(images.shape[2:])) | {"scale_factor": (1.0, 1.0)}
+    samples = [DetDataSample(metainfo=meta) for _ in images]
+    return model(images, samples, mode="predict")
 
 
 def build(name: str, task: str, shape: tuple[int, int] = (224, 224)) -> nn.Module:
-    """A model in evaluation mode, (B, 3, H, W) -> tensors, with random but lively weights.
+    """Build a model in evaluation mode, called with (B, 3, H, W), with random weights.
 
     Args:
-        name: ``care_s0``, ``care_s1``, ``care_s2``, a name that timm knows, or a config (a file,
-            or ``mmdet::...``), of which ``'backbone'`` takes the backbone alone.
-        task: One of :data:`TASKS`. Segmentors and detectors are configs.
-        shape: Height and width of the input, for models that are made for one size.
+        name: ``care_s0``, ``care_s1``, ``care_s2``, the name of a timm model, or a config (a file,
+            or ``mmdet::...``).
+        task: One of :data:`TASKS`. Segmentors and detectors are named by a config; ``'backbone'``
+            builds the backbone of a config alone.
+        shape: Height and width of the input, for models with a fixed input size.
 
     Raises:
-        InputError: A name that nobody knows, or one that does not fit the task.
+        InputError: The name is unknown, or does not fit the task.
     """
     torch.manual_seed(0)
     model = _build_config(name, task) if _is_config(name) else _build_named(name, task, shape)
@@ -109,8 +109,8 @@ def _build_named(name: str, task: str, shape: tuple[int, int]) -> nn.Module:
         raise InputError(f"peer {name}: needs timm: pip install timm") from error
     if not timm.is_model(name):
         ours = ", ".join(f"care_{arch}" for arch in ARCHS)
-        raise InputError(f"{name}: neither one of {ours}, nor a model of timm's, nor a config")
-    # Swin's windows and others' positions are laid out for one size.
+        raise InputError(f"{name}: neither one of {ours}, nor a timm model, nor a config")
+    # Models such as Swin compute windows or positions for one size.
     fixed = getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False)
     size = {"img_size": shape} if fixed else {}
     if task == "classifier":
@@ -119,7 +119,7 @@ def _build_named(name: str, task: str, shape: tuple[int, int]) -> nn.Module:
     levels = [i for i, stride in enumerate(model.feature_info.reduction()) if 4 <= stride <= 32]
     if len(levels) < len(model.feature_info):
         model = timm.create_model(name, features_only=True, out_indices=levels, **size)
-    return _Tensors(model, _pyramid)
+    return Adapter(model, _pyramid)
 
 
 def _build_ours(arch: str, task: str) -> nn.Module:
@@ -137,26 +137,21 @@ def _build_ours(arch: str, task: str) -> nn.Module:
         neck=dict(type="mmpretrain.GlobalAveragePooling"),
         head=dict(type="mmpretrain.CAREHead", num_classes=1000, in_channels=width),
     )
-    return _Tensors(MODELS.build(classifier), _logits)
+    return Adapter(MODELS.build(classifier), _logits)
 
 
 def _build_config(name: str, task: str) -> nn.Module:
-    from care_mm import complexity
-    from care_mm.config import load_config
-
     model = complexity.build(load_config(name))
     if task == "backbone":
-        return _Tensors(model.backbone, _pyramid)
-    calls = {"classifier": _logits, "segmentor": _logits, "detector": _detections}
-    return _Tensors(model, calls[task])
+        return Adapter(model.backbone, _pyramid)
+    return Adapter(model, _detections if task == Task.DETECTION.model else _logits)
 
 
 @torch.no_grad()
 def enliven(model: nn.Module) -> nn.Module:
-    """Give norms statistics and layer scales sizes as training does, so that nothing is zero.
+    """Give batch norms and layer scales values as after training, in place.
 
-    Batch norms that start as the identity and layer scales of 1e-6 are denormal numbers a few
-    layers on, which some processors are slow at.
+    Layer scales of 1e-6 lead to denormal numbers a few layers later, which are slow on some CPUs.
     """
     for name, parameter in model.named_parameters():
         if name.endswith(("gamma", "layer_scale", ".ls.gamma")) and parameter.ndim == 1:
@@ -168,25 +163,14 @@ def enliven(model: nn.Module) -> nn.Module:
     return model
 
 
-def deploy(model: nn.Module) -> nn.Module:
-    """Fold ``model`` by its own method: ``switch_to_deploy``, ``fuse`` or ``reparameterize``."""
-    from care_mm.models.fold import switch_to_deploy
-
-    switch_to_deploy(model)
-    try:
-        from timm.utils.model import reparameterize_model
-    except ImportError:
-        return model
-    return reparameterize_model(model, inplace=True).eval()
-
-
 @functools.cache
 def macs(name: str, task: str, shape: tuple[int, int]) -> int | None:
-    """Multiply-adds of convolutions, linear layers and attention products for one image.
+    """Count the multiply-adds of convolutions, linear layers and attention for one image.
 
-    ``None`` where the work depends on the picture (detectors).
+    Returns:
+        The number, or ``None`` for detectors, whose work depends on the image.
     """
-    if task == "detector":
+    if task == Task.DETECTION.model:
         return None
     from torch.utils.flop_counter import FlopCounterMode
 

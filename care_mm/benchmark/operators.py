@@ -1,4 +1,4 @@
-"""Where the milliseconds go: time by kind of operator, as each runtime's own profiler has it."""
+"""The time of a model by kind of operator, from the profiler of each runtime."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import json
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from care_mm.benchmark import backends
-from care_mm.benchmark.backends import Setting
-from care_mm.benchmark.models import deploy
+from care_mm.benchmark.backends import Setting, open_exported, prepare
 from care_mm.errors import InputError
 
 
@@ -23,9 +21,9 @@ class Operators:
     """All operators of a kind.
 
     Attributes:
-        kind: The runtime's name of the operator and, where it tells, of its kernel.
-        number: How many of them a run executes.
-        ms: What they take together in one run.
+        kind: The runtime's name of the operator, and of its kernel if the runtime reports it.
+        number: How many of them one run executes.
+        ms: Their time in one run, in ms.
     """
 
     kind: str
@@ -37,34 +35,30 @@ Event = tuple[str, float]  # kind, microseconds
 
 
 def profile(model: nn.Module, example: Tensor, setting: Setting, runs: int) -> list[Operators]:
-    """Time by kind of operator in one run of ``model``, the most expensive first.
+    """Measure the time by kind of operator in one run of a model, the most expensive first.
 
     Args:
         model: In evaluation mode; it is folded unless the backend is ``eager``.
         example: Input (B, 3, H, W).
-        setting: A backend of ``eager``, ``deploy``, ``onnxruntime`` or ``openvino``, on the CPU.
-        runs: Runs that are averaged, after as many that are not.
+        setting: The backend ``eager``, ``deploy``, ``onnxruntime`` or ``openvino``, on the CPU.
+        runs: Number of runs to average, after as many that warm up.
+
+    Raises:
+        InputError: The backend has no profiler, or does not support the setting.
     """
-    profilers = {
-        "eager": _torch,
-        "deploy": _torch,
-        "onnxruntime": _onnxruntime,
-        "openvino": _openvino,
-    }
-    if setting.backend not in profilers:
-        raise InputError(f"backend {setting.backend}: {', '.join(profilers)} have a profiler")
-    model = model if setting.backend == "eager" else deploy(model)
+    if setting.backend not in PROFILERS:
+        raise InputError(f"backend {setting.backend}: {', '.join(PROFILERS)} have a profiler")
     time, number = defaultdict(float), defaultdict(int)
     with torch.no_grad():
-        for kind, us in profilers[setting.backend](model, example, setting, runs):
+        for kind, us in PROFILERS[setting.backend](model, example, setting, runs):
             time[kind] += us / runs / 1e3
             number[kind] += 1
-    found = [Operators(kind, number[kind] // runs, ms) for kind, ms in time.items() if ms > 0]
-    return sorted(found, key=lambda operators: -operators.ms)
+    operators = [Operators(kind, number[kind] // runs, ms) for kind, ms in time.items() if ms > 0]
+    return sorted(operators, key=lambda operator: -operator.ms)
 
 
 def _torch(model: nn.Module, example: Tensor, setting: Setting, runs: int) -> Iterator[Event]:
-    run = backends.prepare(model, example, replace(setting, backend="eager"))
+    run = prepare(model, example, setting)
     for _ in range(runs):
         run()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
@@ -77,24 +71,29 @@ def _torch(model: nn.Module, example: Tensor, setting: Setting, runs: int) -> It
 
 def _onnxruntime(model: nn.Module, example: Tensor, setting: Setting, runs: int) -> Iterator[Event]:
     with tempfile.TemporaryDirectory() as folder:
-        options = backends.onnxruntime_options(setting)
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        session = backends.onnxruntime_session(model, example, options)
-        feed = {session.get_inputs()[0].name: example.numpy()}
+        options = dict(enable_profiling=True, profile_file_prefix=f"{folder}/profile")
+        program = open_exported(model, example, setting, **options)
         for _ in range(2 * runs):
-            session.run(None, feed)
-        events = json.loads(Path(session.end_profiling()).read_text())
+            program.run(example.numpy())
+        events = json.loads(Path(program.session.end_profiling()).read_text())
     events = [event for event in events if event.get("args", {}).get("op_name")]
     for event in events[len(events) // 2 :]:
         yield event["args"]["op_name"], event["dur"]
 
 
 def _openvino(model: nn.Module, example: Tensor, setting: Setting, runs: int) -> Iterator[Event]:
-    request = backends.openvino_request(model, example, setting, {"PERF_COUNT": True})
+    program = open_exported(model, example, setting, PERF_COUNT=True)
     for number in range(2 * runs):
-        request.infer()
+        program.run(example.numpy())
         if number >= runs:
-            for node in request.get_profiling_info():
+            for node in program.request.get_profiling_info():
                 us = node.real_time.total_seconds() * 1e6
                 yield f"{node.node_type} {node.exec_type}", us
+
+
+PROFILERS = {
+    "eager": _torch,
+    "deploy": _torch,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+}

@@ -1,13 +1,18 @@
-"""What a run of the benchmark came to: rows of a table, JSON, and a picture."""
+"""Benchmark results as a table, JSON and a plot."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
 
 from care_mm.benchmark.measure import Result, copy_rate, gemm_rate, growth, over_floor
 from care_mm.benchmark.models import PUBLISHED_TOP1
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 HEADING = [
     "model",
@@ -21,18 +26,18 @@ HEADING = [
 ]
 
 
-def summary(results: Sequence[Result], gemm: Result, copy: Result) -> list[dict[str, object]]:
-    """A record for each result: units in the names, ratios taken round by round.
+def summary(results: Sequence[Result], gemm: Result) -> list[dict[str, object]]:
+    """Return a record for each result, with units in the names and ratios taken by round.
 
     Args:
-        results: Of models.
-        gemm, copy: Of the machine's ceilings, measured in the same run.
+        results: Results of models.
+        gemm: Result of the matrix product in the same run.
     """
     records = []
     for result in results:
         job = result.job
         record = {
-            "model": job.subject,
+            "model": job.model,
             "task": job.task,
             "shape": list(job.shape),
             "batch": job.batch,
@@ -52,14 +57,14 @@ def summary(results: Sequence[Result], gemm: Result, copy: Result) -> list[dict[
                 "peak_mib": result.peak_bytes / 2**20,
                 "over_baseline": None if baseline is None else result.ratio(baseline),
                 "over_gemm_floor": None if gemm.error else over_floor(result, gemm),
-                "published_top1": PUBLISHED_TOP1.get(job.subject),
+                "published_top1": PUBLISHED_TOP1.get(job.model),
             }
         )
     return records
 
 
-def ceiling(gemm: Result, copy: Result) -> dict[str, float]:
-    """The machine's rates: 1e9 multiply-adds per second, and 1e9 bytes read and written."""
+def limits(gemm: Result, copy: Result) -> dict[str, float]:
+    """Return the limits of the machine: 1e9 multiply-adds and 1e9 bytes copied per second."""
     rates = {}
     if not gemm.error:
         rates["gemm_gmacs_per_s"] = gemm_rate(gemm) / 1e9
@@ -69,22 +74,16 @@ def ceiling(gemm: Result, copy: Result) -> dict[str, float]:
 
 
 def _baseline_of(result: Result, results: Sequence[Result]) -> Result | None:
-    """The same subject's authors' form, on the same input."""
+    """Return the result of the same model and input in the backend ``baseline``."""
     for other in results:
-        job, mine = other.job, result.job
-        same = (job.subject, job.task, job.shape, job.batch) == (
-            mine.subject,
-            mine.task,
-            mine.shape,
-            mine.batch,
-        )
-        if same and job.setting.backend == "baseline" and not other.error:
+        same = replace(other.job, setting=result.job.setting) == result.job
+        if same and other.job.setting.backend == "baseline" and not other.error:
             return other
     return None
 
 
 def rows(records: Sequence[Mapping[str, object]]) -> list[list[str]]:
-    """The table of :func:`summary`, heading first."""
+    """Format :func:`summary` as a table, heading first."""
     table = [list(HEADING)]
     several = len({tuple(record["shape"]) for record in records}) > 1
     for record in records:
@@ -114,17 +113,17 @@ def _ratio(value: object) -> str:
 
 
 def against(results: Sequence[Result]) -> list[list[str]]:
-    """A table of our models over the peers, each in its fastest backend, ratios round by round.
+    """Return a table of our times over those of peers, each in its fastest backend.
 
-    Without both kinds, or with several input sizes, it has a heading only.
+    It has a heading only if there are no peers, or several input sizes.
     """
     fastest: dict[str, Result] = {}
     for result in results:
         if result.error:
             continue
-        best = fastest.setdefault(result.job.subject, result)
+        best = fastest.setdefault(result.job.model, result)
         if result.milliseconds() < best.milliseconds():
-            fastest[result.job.subject] = result
+            fastest[result.job.model] = result
     ours = [name for name in fastest if name.startswith("care_")]
     peers = [name for name in fastest if not name.startswith("care_")]
     table = [["over", *peers]]
@@ -136,10 +135,10 @@ def against(results: Sequence[Result]) -> list[list[str]]:
 
 
 def growths(results: Sequence[Result]) -> list[str]:
-    """A line on each subject in a backend that was measured at four input sizes or more."""
+    """Return a line for each model and backend measured at four or more input sizes."""
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        groups.setdefault((result.job.subject, result.job.setting.backend), []).append(result)
+        groups.setdefault((result.job.model, result.job.setting.backend), []).append(result)
     lines = []
     for (name, backend), group in groups.items():
         if len(group) > 3 and not any(result.error for result in group):
@@ -154,46 +153,48 @@ Point = tuple[float, float, str]
 def points(
     records: Sequence[Mapping[str, object]],
 ) -> tuple[list[Point], list[tuple[float, float]]]:
-    """(ms, top-1, name) of each model in its fastest folded backend, and its Pareto front.
+    """Return (ms, top-1, name) of each model in its fastest folded backend, and the Pareto front.
 
-    On the front are the models that no other beats in both. Without a published top-1 a model is
-    left out.
+    The front has (ms, top-1) of the models that no other model beats in both. Models without a
+    published top-1 are left out.
     """
     fastest: dict[str, Mapping[str, object]] = {}
     for record in records:
-        known = "error" not in record and record["published_top1"] is not None
-        if known and record["backend"] not in ("baseline", "eager"):
+        usable = "error" not in record and record["published_top1"] is not None
+        if usable and record["backend"] not in ("baseline", "eager"):
             best = fastest.setdefault(str(record["model"]), record)
             if record["median_ms"] < best["median_ms"]:
                 fastest[str(record["model"])] = record
-    found = sorted((r["median_ms"], r["published_top1"], name) for name, r in fastest.items())
+    models = sorted((r["median_ms"], r["published_top1"], name) for name, r in fastest.items())
     front, best_top1 = [], 0.0
-    for ms, top1, _ in found:
+    for ms, top1, _ in models:
         if top1 > best_top1:
             front.append((ms, top1))
             best_top1 = top1
-    return found, front
+    return models, front
 
 
-def plot(records: Sequence[Mapping[str, object]], path: Path, title: str) -> None:
-    """Draw :func:`points`, the front joined by a line.
+def plot(records: Sequence[Mapping[str, object]], title: str) -> Figure:
+    """Draw :func:`points`, with the Pareto front as a line.
 
     Args:
         records: See :func:`summary`. Models without a published top-1 are left out.
-        path: The picture to write, ``.png``, ``.svg`` or ``.pdf``.
-        title: What was measured, and where.
+        title: What was measured, and on which machine.
+
+    Returns:
+        The figure, to be saved.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    found, front = points(records)
+    models, front = points(records)
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(
         xscale="log", xlabel="latency (ms)", ylabel="published ImageNet-1K top-1 (%)", title=title
     )
     axes.plot(*zip(*front, strict=True), color="0.75", zorder=1, label="Pareto front")
-    for ms, top1, name in found:
+    for ms, top1, name in models:
         ours = name.startswith("care_")
         axes.scatter(ms, top1, s=46, color="#c0392b" if ours else "#4a6fa5", zorder=2)
         axes.annotate(
@@ -209,4 +210,18 @@ def plot(records: Sequence[Mapping[str, object]], path: Path, title: str) -> Non
     axes.tick_params(axis="x", which="minor", labelsize=7)
     axes.grid(alpha=0.3, which="both")
     axes.legend(loc="lower right")
-    figure.savefig(path)
+    _make_room_for_labels(axes)
+    return figure
+
+
+def _make_room_for_labels(axes: Axes) -> None:
+    """Extend the x axis to the right, so that every label ends inside the frame."""
+    axes.figure.draw_without_rendering()
+    left, right = map(math.log, axes.get_xlim())
+    width = axes.bbox.width
+    for label in axes.texts:
+        point, _ = axes.transData.transform(label.xy)
+        room = label.get_window_extent().x1 - point + 6  # pixels
+        # The point moves to the left as the axis gets longer; the label keeps its width.
+        right = max(right, left + (math.log(label.xy[0]) - left) * width / (width - room))
+    axes.set_xlim(right=math.exp(right))

@@ -1,7 +1,7 @@
-"""One measured thing in a process of its own: its threads, its memory, its turn.
+"""A process that measures one model, with its own threads and memory.
 
-A worker waits on a pipe while others are measured, so that many can be compared in alternation on
-a machine whose speed drifts.
+A worker waits on a pipe while others are measured. So many models can be compared in turns on a
+machine whose speed drifts.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from pathlib import Path
 
 import torch
 
-from care_mm.benchmark.backends import Setting, prepare
+from care_mm.benchmark.backends import DTYPES, Setting, prepare, synchronised
 from care_mm.benchmark.models import build
 from care_mm.errors import InputError
 
-GEMM_SIZE = 1536  # square matrices: large enough for the peak, and done in a fraction of a second
+GEMM_SIZE = 1536  # side of square matrices: large enough for peak speed, fast enough for many runs
 COPY_BYTES = 2**28
 
 
 @dataclass(frozen=True)
 class Job:
-    """A subject and how it is run, or with no subject the machine's own ceiling.
+    """A model and how it is run.
 
     Attributes:
-        subject: See :func:`care_mm.benchmark.models.build`; ``'gemm'`` and ``'copy'`` are the
-            machine's ceilings, in the dtype and on the device of the setting.
-        task: See :data:`care_mm.benchmark.models.TASKS`.
+        model: A name, see :func:`care_mm.benchmark.models.build`; ``'gemm'`` and ``'copy'`` measure
+            the limits of the machine, with the dtype and device of the setting.
+        task: One of :data:`care_mm.benchmark.models.TASKS`.
         shape: Height and width in pixels.
         batch: Images in a batch.
-        setting: How it is run.
+        setting: How the model is run.
     """
 
-    subject: str
+    model: str
     task: str
     shape: tuple[int, int]
     batch: int
@@ -47,8 +47,6 @@ class Job:
 
 
 def _gemm(setting: Setting) -> Callable[[], object]:
-    from care_mm.benchmark.backends import DTYPES
-
     options = {"device": setting.device, "dtype": DTYPES[setting.dtype]}
     a, b = (torch.rand(GEMM_SIZE, GEMM_SIZE, **options) for _ in range(2))
     return lambda: torch.mm(a, b)
@@ -61,18 +59,16 @@ def _copy(setting: Setting) -> Callable[[], object]:
 
 
 def _prepare(job: Job) -> Callable[[], object]:
-    ceilings = {"gemm": _gemm, "copy": _copy}
-    if job.subject not in ceilings:
+    limits = {"gemm": _gemm, "copy": _copy}
+    if job.model not in limits:
         example = torch.rand(job.batch, 3, *job.shape)
-        return prepare(build(job.subject, job.task, job.shape), example, job.setting)
-    run = ceilings[job.subject](job.setting)
-    if job.setting.device != "cuda":
-        return run
-    return lambda: (run(), torch.cuda.synchronize())
+        return prepare(build(job.model, job.task, job.shape), example, job.setting)
+    run = limits[job.model](job.setting)
+    return synchronised(run) if job.setting.device == "cuda" else run
 
 
 def _status(key: str) -> int:
-    """Bytes under ``key`` in this process's status."""
+    """Return the bytes under ``key`` in the status of this process."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(key):
             return int(line.split()[1]) * 1024
@@ -80,18 +76,17 @@ def _status(key: str) -> int:
 
 
 class _Memory:
-    """Peak memory of the runs alone: what conversion and imports took is not counted."""
+    """Peak memory of the runs alone, without that of conversion and imports."""
 
     def __init__(self, device: str) -> None:
         self.device = device
-        self.base = 0
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         elif sys.platform == "linux":
-            Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak
 
     def peak(self) -> int:
-        """Bytes: of the device, or of the process."""
+        """Return the peak of the device, or of the process, in bytes."""
         if self.device == "cuda":
             return torch.cuda.max_memory_allocated()
         if sys.platform == "linux":
@@ -100,10 +95,10 @@ class _Memory:
 
 
 def serve(job: Job, pipe: Connection) -> None:
-    """Prepare ``job``, then time as many runs as the pipe asks for, until it asks for none.
+    """Prepare a job, then time as many runs as each message on the pipe says, until it says 0.
 
-    Answers ``('ready', None)`` or ``('error', text)`` first, then for each number of runs
-    ``('times', [seconds, ...])``, and for 0 ``('memory', bytes)`` and ends.
+    Sends ``('ready', None)`` or ``('error', text)`` first, then ``('times', [seconds, ...])`` for
+    each number of runs, and ``('memory', bytes)`` at the end.
     """
     warnings.filterwarnings("ignore")
     if hasattr(os, "sched_setaffinity"):
@@ -118,8 +113,8 @@ def serve(job: Job, pipe: Connection) -> None:
             pipe.send(("error", str(error)))
             return
         except Exception as error:
-            lines = str(error).strip().splitlines() or [""]
-            pipe.send(("error", f"{type(error).__name__}: {lines[0]}"))
+            first_line = str(error).strip().partition("\n")[0]
+            pipe.send(("error", f"{type(error).__name__}: {first_line}"))
             return
         pipe.send(("ready", None))
         while number := pipe.recv():

@@ -1,4 +1,4 @@
-"""The files and folders that a data set's config names."""
+"""The files and folders that the config of a data set names."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def is_url(path: str) -> bool:
-    """Whether a path is of another kind than this machine's files."""
+    """Whether the path is a URL."""
     return "://" in path
 
 
 def paths_of(dataset: Mapping) -> Iterator[Path]:
-    """The files and folders that one dataset dict names; URLs are passed over."""
+    """Yield the files and folders that the dict of a data set names, without URLs."""
     if is_url(str(dataset.get("data_root") or "")):
         return
     root = Path(dataset.get("data_root") or "")
@@ -22,7 +22,7 @@ def paths_of(dataset: Mapping) -> Iterator[Path]:
     names: list[Any] = [dataset.get("ann_file"), *prefixes]
     named = [name for name in names if isinstance(name, str) and name]
     if not named and str(dataset.get("type")).split(".")[-1] == "ImageNet" and "split" in dataset:
-        named = [dataset["split"]]  # mmpretrain's: the folder is called as the split
+        named = [dataset["split"]]  # mmpretrain names the folder after the split
     if not named and dataset.get("data_root"):
         named = [""]
     for name in named:

@@ -1,4 +1,4 @@
-"""Run training and tests: command options, preflight, resuming, and the hooks that guard a run.
+"""Train and test: command options, preflight checks, resuming, and hooks that guard a run.
 
 Importing the package registers the hooks and the optimizer.
 """

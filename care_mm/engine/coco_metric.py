@@ -1,7 +1,7 @@
-"""mmdet's COCO metric with faster-coco-eval's matching in place of pycocotools': equal, sooner.
+"""mmdet's COCO metric, evaluated by faster-coco-eval instead of pycocotools: equal but faster.
 
-The maintained fork of mmdet has a ``FasterCocoMetric``. It takes mAP over the largest number of
-detections of ``proposal_nums`` and not over 100, and the original mmdet does not have it.
+The maintained fork of mmdet has a ``FasterCocoMetric``, the original mmdet does not. It also
+computes mAP over the largest of ``proposal_nums`` detections instead of 100.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from care_mm.errors import InputError
 
 @cache
 def fast_classes() -> dict[str, type]:
-    """What stands in for pycocotools' classes, by the names that mmdet has for them.
+    """Return the classes that replace those of pycocotools, by their names in mmdet's module.
 
     Raises:
         InputError: faster-coco-eval is not installed.
@@ -34,7 +34,7 @@ def fast_classes() -> dict[str, type]:
         ) from error
 
     class FastCOCOeval(COCOeval_faster):
-        """With pycocotools' summary: its own takes AP over other numbers of detections."""
+        """With the summary of pycocotools; its own takes AP over another number of detections."""
 
         summarize = COCOeval.summarize
 
@@ -42,8 +42,9 @@ def fast_classes() -> dict[str, type]:
 
 
 @contextmanager
-def _standing_in() -> Iterator[None]:
-    """mmdet's metric looks its classes up in its module: within this context it finds ours."""
+def _fast_classes_in_mmdet() -> Iterator[None]:
+    """Replace the classes in the module of mmdet's metric, which looks them up there."""
+    # Patch 6 in docs/reliability.md; tested on mmdet 3.3.0 and onedl-mmdetection 3.5.1.
     before = {name: getattr(coco_metric, name) for name in fast_classes()}
     vars(coco_metric).update(fast_classes())
     try:
@@ -54,22 +55,23 @@ def _standing_in() -> Iterator[None]:
 
 @METRICS.register_module(force=True)  # replaces the entry of care_mm.registration
 class FastCocoMetric(CocoMetric):
-    """mmdet's ``CocoMetric``, with its arguments, names and values, evaluated in C++.
+    """mmdet's ``CocoMetric``, with the same arguments, names and values, evaluated in C++.
 
-    In a config ``type='FastCocoMetric'``, or ``--cfg-options val_evaluator.type=FastCocoMetric``.
+    To use it, set ``type='FastCocoMetric'`` in the evaluator of a config, or give
+    ``--cfg-options val_evaluator.type=FastCocoMetric``.
 
     Args:
-        settings: Those of ``CocoMetric``. ``use_mp_eval`` makes no difference.
+        **settings: Arguments of ``CocoMetric``. ``use_mp_eval`` makes no difference.
 
     Raises:
         InputError: faster-coco-eval is not installed.
     """
 
     def __init__(self, **settings: Any) -> None:
-        with _standing_in():
+        with _fast_classes_in_mmdet():
             super().__init__(**settings)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """As ``CocoMetric``'s."""
-        with _standing_in():
+        """Return the metrics by name, as ``CocoMetric`` does."""
+        with _fast_classes_in_mmdet():
             return super().compute_metrics(results)

@@ -1,4 +1,4 @@
-"""Check before a run that its files can be written and the disk has room for them."""
+"""Check, before a run starts, that its files can be written and that the disk has room for them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MiB = 1 << 20
 
 
 def checkpoint_size(runner: Runner) -> int:
-    """Bytes of one checkpoint, from the model, its moving average and the kind of optimizer."""
+    """Estimate the bytes of one checkpoint: model, moving average and optimizer state."""
     model = sum(t.numel() * t.element_size() for t in runner.model.state_dict().values())
     copies = 1 + sum(hasattr(hook, "ema_model") for hook in runner.hooks)
     return model * copies + sum(_optimizer_sizes(runner))
@@ -27,7 +27,7 @@ def _optimizer_sizes(runner: Runner) -> Iterator[int]:
     wrappers = getattr(runner.optim_wrapper, "optim_wrappers", {"": runner.optim_wrapper}).values()
     for wrapper in wrappers:
         optimizer = wrapper.optimizer
-        per_value = 2  # Adam and its kin: two moments
+        per_value = 2  # Adam and its relatives keep two moments
         if "momentum" in optimizer.defaults and "betas" not in optimizer.defaults:
             per_value = int(optimizer.defaults["momentum"] != 0)
         for group in optimizer.param_groups:
@@ -36,17 +36,18 @@ def _optimizer_sizes(runner: Runner) -> Iterator[int]:
 
 
 def check_room(folder: Path, size: int, number: int) -> None:
-    """The disk takes ``number`` files of ``size`` bytes, besides what is there already.
+    """Check that the disk has room for ``number`` checkpoints of ``size`` bytes.
 
-    Space is reserved for one of them and given back at once, which finds quotas and limits that
-    the free space does not show.
+    Checkpoints that the folder already holds count towards that number. The space of one
+    checkpoint is reserved and released, to find quotas and limits that the free space does not
+    show.
 
     Raises:
-        InputError: It does not; says how much is needed and how much is free.
+        InputError: There is not enough room; the message says how much is needed and free.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    there = sum(file.stat().st_size for file in folder.glob("*.pth"))
-    needed, free = max(size * number - there, size), shutil.disk_usage(folder).free
+    existing = sum(file.stat().st_size for file in folder.glob("*.pth"))
+    needed, free = max(size * number - existing, size), shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
             f"{folder}: checkpoints need {needed / MiB:,.0f} MiB ({number} of {size / MiB:,.0f}) "
@@ -70,10 +71,10 @@ def check_room(folder: Path, size: int, number: int) -> None:
 
 
 def prepare_work_dir(folder: str | Path) -> None:
-    """Make the work dir and see that it takes files, before anything is built.
+    """Create the work dir and check that it is writable, before anything is built.
 
     Raises:
-        InputError: A folder that cannot be made or written to, or a full disk.
+        InputError: The folder cannot be created or written to, or the disk is full.
     """
     folder = Path(folder)
     try:

@@ -1,4 +1,4 @@
-"""AdamW in one pass over the parameters, on CPUs too."""
+"""A fused AdamW for the CPU and the GPU."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FUSES_ON_CPU = digit_version(torch.__version__) >= digit_version("2.4")
 
 @OPTIMIZERS.register_module()
 class FusedAdamW(torch.optim.AdamW):
-    """``torch.optim.AdamW(fused=True)``; before torch 2.4, which fuses on GPUs only, plain AdamW.
+    """``torch.optim.AdamW(fused=True)``; plain AdamW before torch 2.4, which fuses on GPUs only.
 
     Args:
-        params: Parameters, or groups of them.
-        **settings: As AdamW's.
+        params: Parameters or parameter groups.
+        **settings: Further arguments of AdamW.
     """
 
     def __init__(self, params: Iterable[Any], **settings: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -10,25 +11,27 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
 from care_mm.config import find, load_config, without_pretrained
-from care_mm.errors import InputError
+from care_mm.errors import InputError, refuse_existing
 
 
 def use_from_scratch(config: Config) -> None:
-    """Train from random weights: no file is loaded, and norms learn their statistics."""
+    """Train from random weights: load no file, and let norms learn their statistics."""
     config.model = without_pretrained(config.model)
     for node in find(config.model, lambda node: node.get("norm_eval") is True):
         node["norm_eval"] = False
-        print_log("--from-scratch: norm_eval is off, random weights have no statistics to keep")
+        print_log(
+            "--from-scratch: norm_eval is off, since random weights have no statistics to keep"
+        )
 
 
 def use_amp(config: Config) -> None:
-    """Mixed precision with loss scaling.
+    """Train in mixed precision with loss scaling.
 
     Raises:
-        InputError: There is no GPU, or the optimizer wrapper is of a kind that AMP cannot replace.
+        InputError: There is no GPU, or AMP cannot replace the optimizer wrapper.
     """
     if not torch.cuda.is_available():
-        raise InputError("--amp needs a GPU, and torch sees none: leave it out on the CPU")
+        raise InputError("--amp needs a GPU, and torch finds none: omit it on the CPU")
     kind = config.optim_wrapper.get("type", "OptimWrapper")
     if kind not in ("OptimWrapper", "AmpOptimWrapper"):
         raise InputError(f"--amp replaces OptimWrapper, but the config has {kind!r}")
@@ -37,12 +40,12 @@ def use_amp(config: Config) -> None:
 
 
 def use_auto_scale_lr(config: Config) -> None:
-    """Scale the learning rate by the images of an optimizer step, linearly, as mmengine does.
+    """Scale the learning rate linearly with the number of images in an optimizer step.
 
-    mmengine leaves out that gradients may be accumulated over several batches.
+    mmengine does the scaling, but it ignores gradient accumulation.
 
     Raises:
-        InputError: The config does not say which batch size its learning rate is for.
+        InputError: The config does not state the batch size that its learning rate is for.
     """
     if "base_batch_size" not in config.get("auto_scale_lr", {}):
         raise InputError("--auto-scale-lr: the config has no auto_scale_lr.base_batch_size")
@@ -50,26 +53,26 @@ def use_auto_scale_lr(config: Config) -> None:
     batches = config.get("optim_wrapper", {}).get("accumulative_counts", 1)
     if batches > 1:
         config.auto_scale_lr.base_batch_size /= batches
-        print_log(f"--auto-scale-lr: {batches} batches a step count as one", logger="current")
+        print_log(f"--auto-scale-lr: a step has {batches} batches", logger="current")
 
 
 def use_allow_partial(config: Config) -> None:
-    """Start from a ``load_from`` that covers part of the model; what stays random is listed.
+    """Accept a ``load_from`` that covers part of the model, and list the tensors left random.
 
     Raises:
         InputError: The config has no ``load_from``.
     """
     if not config.get("load_from"):
-        raise InputError("--allow-partial: the config has no load_from to load a part of")
+        raise InputError("--allow-partial: the config has no load_from")
     hooks = config.setdefault("default_hooks", ConfigDict())
     hooks["weights"] = dict(type="WeightsGuardHook", allow_partial=True)
 
 
 def use_show_dir(config: Config, folder: str) -> None:
-    """Write a picture with predictions and truth for every tested image.
+    """Draw the predictions and the ground truth on every tested image.
 
     Raises:
-        InputError: The config has no visualization hook that can.
+        InputError: The config has no visualization hook of a known type.
     """
     folder = str(Path(folder).absolute())
     hook = config.get("default_hooks", {}).get("visualization") or {}
@@ -85,26 +88,35 @@ def use_show_dir(config: Config, folder: str) -> None:
 
 
 def use_out_file(config: Config, file: str) -> None:
-    """Keep the predictions of a test in a pickle, as MM's own tools do.
+    """Write the predictions of a test to a pickle, as MM's own tools do.
 
     Raises:
         InputError: The file exists.
     """
-    if Path(file).exists():
-        raise InputError(f"--out {file}: exists already, choose another name")
+    refuse_existing(file, "--out")
     evaluators = config.test_evaluator
     evaluators = list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]
     config.test_evaluator = [*evaluators, dict(type="DumpResults", out_file_path=file)]
 
 
+def use_deterministic(config: Config) -> None:
+    """Use the config's seed, or 0, and deterministic algorithms only."""
+    randomness = config.get("randomness") or {}
+    seed = randomness.get("seed")
+    config.randomness = dict(randomness, seed=0 if seed is None else seed, deterministic=True)
+    config.env_cfg = dict(config.get("env_cfg") or {}, cudnn_benchmark=False)
+    # cuBLAS reads it when it is first used; without it, torch raises an error.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
 def from_arguments(args: argparse.Namespace) -> Config:
-    """The config that a command was given, with its launcher and work dir set.
+    """Return the config that a command was given, with its launcher and work dir set.
 
     Args:
-        args: Of :func:`care_mm.cli.add_config_arguments` and ``add_run_arguments``.
+        args: Parsed arguments of ``cli.add_config_arguments`` and ``cli.add_run_arguments``.
 
     Raises:
-        InputError: As :func:`load_config`.
+        InputError: As :func:`care_mm.config.load_config`.
     """
     config = load_config(args.config, args.cfg_options)
     config.launcher = args.launcher

@@ -1,4 +1,4 @@
-"""What a config needs from outside, looked at before anything is built."""
+"""Check that the files a config needs exist, before anything is built."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def _is_missing(path: str) -> bool:
 
 
 def check_weights(config: Config) -> None:
-    """Every file that an ``init_cfg`` or ``teacher_checkpoint`` loads is there.
+    """Check that the files of every ``init_cfg`` and ``teacher_checkpoint`` exist.
 
     Raises:
-        InputError: Names the first missing file, how to get it, and the way round.
+        InputError: Names the first missing file, how to get it, and how to train without it.
     """
     for node in find(config.model, is_pretrained):
         path = node["checkpoint"]
         if _is_missing(path):
             raise InputError(
                 f"ImageNet weights {path} are missing: save the authors' checkpoint "
-                f"({WEIGHTS_PAGE}) under that name as it is (tools/convert_checkpoint.py is not "
-                "needed), or give --from-scratch to train without"
+                f"({WEIGHTS_PAGE}) under that name, without converting it, or give --from-scratch "
+                "to train without"
             )
     for node in find(
         config.model, lambda node: node.get("teacher") and node.get("teacher_checkpoint")
@@ -37,22 +37,22 @@ def check_weights(config: Config) -> None:
         path = node["teacher_checkpoint"]
         if _is_missing(path):
             raise InputError(
-                f"teacher_checkpoint {path}: no such file; put the teacher's weights there, or "
-                "train without it by --cfg-options model.teacher=None"
+                f"teacher_checkpoint {path}: no such file; save the teacher's weights there, or "
+                "train without a teacher (--cfg-options model.teacher=None)"
             )
 
 
 def check_data(config: Config, splits: tuple[str, ...]) -> None:
-    """Every annotation file and folder of the data sets of ``splits`` is there.
+    """Check that the annotation files and folders of the data sets exist.
 
-    Data sets of type ``Shapes`` draw themselves and are passed over.
+    Data sets of type ``Shapes`` are skipped, since they draw themselves.
 
     Args:
         config: The config.
-        splits: Of ``'train'``, ``'val'`` and ``'test'``.
+        splits: Any of ``'train'``, ``'val'`` and ``'test'``.
 
     Raises:
-        InputError: Names the first missing path and how to put it right.
+        InputError: Names the first missing path and the fix.
     """
     for split in splits:
         loader = config.get(f"{split}_dataloader") or {}
@@ -62,6 +62,6 @@ def check_data(config: Config, splits: tuple[str, ...]) -> None:
             for path in paths_of(dataset):
                 if not path.exists():
                     raise InputError(
-                        f"{split} data: {path} does not exist; lay the data out as docs/data.md "
-                        f"says, or set {split}_dataloader.dataset.data_root with --cfg-options"
+                        f"{split} data: {path} does not exist; arrange the data as docs/data.md "
+                        f"shows, or set {split}_dataloader.dataset.data_root with --cfg-options"
                     )

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from: the newest that is whole, with a reason for each other."""
+"""Choose the checkpoint to resume from: the newest intact one; log why others were skipped."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from care_mm.errors import InputError
 
 
 def checkpoint_folder(config: Config) -> Path:
-    """Where the run's checkpoints lie, which ``default_hooks.checkpoint.out_dir`` may say."""
+    """Return the folder of a run's checkpoints, which the checkpoint hook's ``out_dir`` can set."""
     out_dir = ((config.get("default_hooks") or {}).get("checkpoint") or {}).get("out_dir")
     work_dir = Path(config.work_dir)
     return Path(out_dir) / work_dir.name if out_dir else work_dir
 
 
 def saved(folder: Path) -> list[Path]:
-    """Files of a run's checkpoints, newest first; ``best_*`` have no optimizer and are left out."""
+    """Return the checkpoints of a run, newest first, without ``best_*``, which cannot resume."""
     files = [file for file in folder.glob("*.pth") if not file.name.startswith(("best_", "."))]
     return sorted(files, key=lambda file: (file.stat().st_mtime_ns, file.name), reverse=True)
 
 
-def holds_a_run(config: Config) -> str | None:
-    """The name of the newest checkpoint, whole or not; ``None`` in a fresh work dir."""
+def existing_run(config: Config) -> str | None:
+    """Return the name of the newest checkpoint, intact or not; ``None`` in a fresh work dir."""
     files = saved(checkpoint_folder(config))
     last = Path(config.work_dir, LAST)
     return files[0].name if files else LAST if last.is_file() else None
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
-    """A checkpoint that training can go on from.
+    """Read a checkpoint that training can resume from.
 
     Raises:
-        InputError: Missing, damaged, not finite, or without what training needs to go on.
+        InputError: The checkpoint is missing, damaged, not finite or lacks what training needs.
     """
     content = read_checkpoint(path)
     meta = content.get("meta")
@@ -49,23 +49,21 @@ def read_state(path: str | Path) -> dict[str, Any]:
     ):
         lacks.append("meta")
     if lacks:
-        raise InputError(f"checkpoint {path}: has no {lacks[0]}, training cannot go on from it")
+        raise InputError(f"checkpoint {path}: has no {lacks[0]}, training cannot resume from it")
     bad = not_finite(state_dict_of(content, path))
     if bad:
-        raise InputError(
-            f"checkpoint {path}: {bad[0]} is not finite, training cannot go on from it"
-        )
+        raise InputError(f"checkpoint {path}: {bad[0]} is not finite, training cannot resume")
     return content
 
 
 def find_resumable(config: Config) -> tuple[Path, dict[str, Any]] | None:
-    """The newest whole checkpoint of the run in the work dir; says which it passes over and why.
+    """Find the newest intact checkpoint of the run in the work dir, and log why others are not.
 
     Returns:
-        Its path and content; ``None`` where there is no checkpoint at all.
+        The path and content of the checkpoint; ``None`` if there is no checkpoint at all.
 
     Raises:
-        InputError: There are some, and none is of use.
+        InputError: There are checkpoints, but none is intact.
     """
     folder, reasons = checkpoint_folder(config), []
     for path in saved(folder):
@@ -75,11 +73,11 @@ def find_resumable(config: Config) -> tuple[Path, dict[str, Any]] | None:
             print_log(f"--resume: skipped {error}")
             reasons.append(str(error))
             continue
-        print_log(f"--resume: going on from {path}, iteration {content['meta']['iter']}")
+        print_log(f"--resume: resuming from {path}, iteration {content['meta']['iter']}")
         return path, content
     if reasons:
         raise InputError(
-            f"--resume: none of {len(reasons)} checkpoints in {folder} is of use ({reasons[0]}): "
-            "start afresh in another --work-dir"
+            f"--resume: none of {len(reasons)} checkpoints in {folder} is usable ({reasons[0]}): "
+            "start again in another --work-dir"
         )
     return None

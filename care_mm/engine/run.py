@@ -1,4 +1,4 @@
-"""A checked Runner from a config, alone or in several processes, with or without a GPU."""
+"""Train and test with a checked Runner, in one process or several, with or without a GPU."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from care_mm.checkpoint.loaders import safe_loading
 from care_mm.config import find, without_pretrained
 from care_mm.engine.disk import prepare_work_dir
 from care_mm.engine.hooks import ensure_guards
-from care_mm.engine.hooks.interrupt import asking_first
+from care_mm.engine.hooks.interrupt import clean_stop
 from care_mm.engine.preflight import check_data, check_weights
-from care_mm.engine.resume import find_resumable, holds_a_run, read_state
-from care_mm.errors import InputError
+from care_mm.engine.resume import existing_run, find_resumable, read_state
+from care_mm.errors import InputError, explained
 from care_mm.export.stand_in import load_weights
 
 
 @contextmanager
 def _processes(config: Config) -> Iterator[None]:
-    """mmengine's launchers expect a GPU per process; without any, set gloo and DDP up here."""
+    """Set up gloo and DDP for processes without a GPU; mmengine's launchers need a GPU each."""
     if config.get("launcher", "none") == "none" or torch.cuda.is_available():
         yield
         return
     if config.launcher != "pytorch":
-        raise InputError(f"--launcher {config.launcher} needs GPUs; on the CPU take pytorch")
+        raise InputError(f"--launcher {config.launcher} needs GPUs; on the CPU use pytorch")
     if "RANK" not in os.environ:
         raise InputError("--launcher pytorch: start it with torchrun (tools/dist_train.sh)")
     dist.init_process_group("gloo")
@@ -49,13 +49,13 @@ def _processes(config: Config) -> Iterator[None]:
 
 
 def _refuse_sync_bn(config: Config) -> None:
-    """torch's says so in a traceback of every process."""
+    """Refuse SyncBN on the CPU, for which torch prints a traceback in every process."""
     if torch.cuda.is_available() or not dist.is_initialized():
         return
     for norm in find(config.model, lambda node: node.get("type") in ("SyncBN", "MMSyncBN")):
         raise InputError(
-            f"the model has {norm['type']}, which several processes share on GPUs only: on the CPU "
-            "take one process, or 'BN' in its norm_cfg"
+            f"the model has {norm['type']}, which synchronises processes on GPUs only: on the CPU "
+            "use one process, or 'BN' in its norm_cfg"
         )
 
 
@@ -63,80 +63,45 @@ def _build(config: Config) -> Runner:
     return RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
 
 
-@contextmanager
-def _said_in_one_line() -> Iterator[None]:
-    """What happens in a loader's worker or in a norm reaches the user in the words of a message.
-
-    Raises:
-        InputError: In place of torch's, which has a traceback in its message; a worker died; a
-            batch norm has nothing to take the variance of.
-    """
-    try:
-        yield
-    except InputError as error:
-        message = str(error)
-        if not message.startswith("Caught InputError"):
-            raise
-        raise InputError(message.rsplit("InputError: ", 1)[-1].strip()) from error
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        if not reason.startswith("Expected more than 1 value per channel"):
-            raise
-        raise InputError(
-            f"a batch norm needs more than one value of each channel ({reason}): take larger "
-            "pictures or batches, or keep the statistics (model.backbone.norm_eval=True)"
-        ) from error
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        if not reason.startswith("DataLoader worker"):
-            raise
-        raise InputError(
-            f"{reason}: out of memory? Take fewer workers "
-            "(--cfg-options train_dataloader.num_workers=2) or smaller batches"
-        ) from error
-
-
-def _go_on(config: Config, resume: str) -> None:
-    """Set the config to go on from a checkpoint, with its seed."""
+def _resume(config: Config, resume: str) -> None:
+    """Set the config to resume from a checkpoint, with the seed of its run."""
     if resume == "auto":
-        found = find_resumable(config)
-        if found is None:
-            print_log(
-                f"--resume: {config.work_dir} holds no checkpoint, starting from the beginning"
-            )
+        newest = find_resumable(config)
+        if newest is None:
+            print_log(f"--resume: {config.work_dir} has no checkpoint, starting from the beginning")
             return
-        path, content = found
+        path, content = newest
     else:
         if not os.path.isfile(resume):
             raise InputError(f"--resume {resume}: no such file")
         path, content = resume, read_state(resume)
     config.load_from, config.resume = str(path), True
     config.model = without_pretrained(config.model)
-    # Loaders are built before mmengine reads the checkpoint: with another seed they would give the
-    # samples in another order.
+    # mmengine builds loaders before it reads the checkpoint. With another seed, they would return
+    # the samples in another order.
     seed = content["meta"].get("seed")
     if seed is not None:
         config.randomness = dict(config.get("randomness") or {}, seed=seed)
 
 
 def train(config: Config, resume: str | None = None) -> Runner:
-    """Train as the config says, with the guards of :mod:`care_mm.engine.hooks.guards`.
+    """Train as the config says, with the guards of :mod:`care_mm.engine.hooks`.
 
     Args:
-        config: With ``work_dir`` set.
-        resume: A checkpoint, ``'auto'`` for the newest whole one in ``work_dir``, or ``None``.
+        config: A config with ``work_dir`` set.
+        resume: A checkpoint, ``'auto'`` for the newest intact one in ``work_dir``, or ``None``.
 
     Returns:
         The runner, after training.
 
     Raises:
-        InputError: Missing weights, data or checkpoint, or a ``work_dir`` that holds another run or
-            takes no files; while it runs, what a guard has found.
+        InputError: Weights, data or the checkpoint are missing, ``work_dir`` holds another run or
+            is not writable, or a guard ended the run.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after saving; see :class:`InterruptHook`.
     """
     if resume is not None:
-        _go_on(config, resume)
-    elif newest := holds_a_run(config):
+        _resume(config, resume)
+    elif newest := existing_run(config):
         raise InputError(
             f"{config.work_dir} already holds a run ({newest}): continue it with --resume, or "
             "choose another --work-dir"
@@ -145,7 +110,7 @@ def train(config: Config, resume: str | None = None) -> Runner:
     check_data(config, ("train", "val"))
     prepare_work_dir(config.work_dir)
     ensure_guards(config)
-    with safe_loading(), _processes(config), asking_first(), _said_in_one_line():
+    with safe_loading(), _processes(config), clean_stop(), explained():
         _refuse_sync_bn(config)
         runner = _build(config)
         runner.train()
@@ -156,15 +121,15 @@ def test(config: Config, checkpoint: str, allow_partial: bool = False) -> dict[s
     """Evaluate a checkpoint on the config's test set.
 
     Args:
-        config: With ``work_dir`` set.
-        checkpoint: What training or export wrote.
-        allow_partial: Load what fits the model, and list what stays random.
+        config: A config with ``work_dir`` set.
+        checkpoint: A file that training or export wrote.
+        allow_partial: Load the tensors that fit the model, and list the ones left random.
 
     Returns:
         The metrics.
 
     Raises:
-        InputError: Missing data, or a checkpoint that does not fit the model.
+        InputError: The data are missing, or the checkpoint does not fit the model.
     """
     if not os.path.isfile(checkpoint):
         raise InputError(f"checkpoint {checkpoint}: no such file")
@@ -173,7 +138,7 @@ def test(config: Config, checkpoint: str, allow_partial: bool = False) -> dict[s
     config.load_from = None
     prepare_work_dir(config.work_dir)
     ensure_guards(config)
-    with safe_loading(), _processes(config), _said_in_one_line():
+    with safe_loading(), _processes(config), explained():
         runner = _build(config)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         load_weights(model, checkpoint, allow_partial)

@@ -1,4 +1,4 @@
-"""Commands run as a user runs them: in a process of their own, from a folder of the user's."""
+"""Run commands as a user does: each in its own process, from a folder of the user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Run = Callable[..., subprocess.CompletedProcess]
 
 @pytest.fixture(scope="session")
 def run() -> Run:
-    """``run('tools/x.py', 'arg', ..., cwd=folder, processes=1)`` -> the completed process."""
+    """Return ``run('tools/x.py', 'arg', ..., cwd=folder, processes=1)``, which runs a command."""
 
     def call(tool: str, *args: object, cwd: Path, processes: int = 1):
         launcher = []
@@ -36,7 +36,7 @@ def run() -> Run:
 
 
 def one_line(process: subprocess.CompletedProcess) -> str:
-    """The error of a refused command: status 2 and one line on stderr, which is returned."""
+    """Check that a command ended with status 2 and one line on stderr, and return the line."""
     assert process.returncode == 2, process.stderr + process.stdout
     lines = [line for line in process.stderr.splitlines() if "error:" in line]
     assert len(lines) == 1, process.stderr

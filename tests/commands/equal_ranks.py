@@ -1,4 +1,4 @@
-"""Hooks for the test of two processes: batches without objects, and equal parameters after all."""
+"""Hooks that empty batches of objects, and that compare the parameters of two processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class BareBatchHook(Hook):
-    """Take the objects out of one image, of one rank's batch, of all batches, in turn."""
+    """Remove the objects of one image, of one rank's batch, and of all batches, in turn."""
 
     def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
         samples, turn = data_batch["data_samples"], runner.iter % 4
@@ -23,7 +23,7 @@ class BareBatchHook(Hook):
 
 @HOOKS.register_module()
 class EqualRanksHook(Hook):
-    """Raise where a parameter differs from rank 0's; say how many steps were compared."""
+    """Fail if a parameter differs from rank 0's; log how many steps were compared."""
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         assert dist.get_world_size() == 2

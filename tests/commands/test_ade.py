@@ -1,4 +1,4 @@
-"""`configs/semfpn_care_s0_ade20k.py` for real, on a folder laid out as ADE20K is."""
+"""Train, resume, test and infer with the config for ADE20K, on a miniature of ADE20K."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder with data/ade and the authors' weights under the name that we expect."""
+    """Return a user's folder with data/ade and the authors' weights under the expected name."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "data" / "ade").mkdir(parents=True)
     make_ade(folder / "data" / "ade" / "ADEChallengeData2016")
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path, run: Run):
-    """Two iterations, then resumed for two more."""
+    """Train two iterations, then resume for two more."""
     options = ("--work-dir", "run", "--cfg-options", *SMALL)
     first = run("tools/train.py", CONFIG, *options, "train_cfg.max_iters=2", cwd=folder)
     assert first.returncode == 0, first.stderr
@@ -58,7 +58,9 @@ def trained(folder: Path, run: Run):
     return first, second
 
 
-def test_training_loads_the_weights_and_writes_what_it_should(folder: Path, trained) -> None:
+def test_training_loads_the_weights_and_writes_checkpoints_and_report(
+    folder: Path, trained
+) -> None:
     first, _ = trained
     assert "559 of 559 tensors loaded from checkpoints/care_s0_in1k.pth" in first.stdout
     names = {file.name for file in (folder / "run").iterdir()}
@@ -71,7 +73,7 @@ def test_training_loads_the_weights_and_writes_what_it_should(folder: Path, trai
     assert "mean IoU" in page.text and len(page.images) == 6
 
 
-def test_resume_goes_on_where_it_stopped(folder: Path, trained) -> None:
+def test_resume_continues_where_the_run_stopped(folder: Path, trained) -> None:
     _, second = trained
     assert "Iter(train) [3/4]" in second.stdout and "Iter(train) [1/4]" not in second.stdout
     content = torch.load(folder / "run" / "iter_4.pth", weights_only=False)
@@ -79,7 +81,7 @@ def test_resume_goes_on_where_it_stopped(folder: Path, trained) -> None:
     assert {int(s["step"]) for s in content["optimizer"]["state"].values()} == {4}
 
 
-def test_all_150_classes_are_learnt_and_rated(
+def test_all_150_classes_are_trained_and_evaluated(
     folder: Path, trained, monkeypatch, capsys: pytest.CaptureFixture
 ) -> None:
     content = torch.load(folder / "run" / "iter_4.pth", weights_only=False)
@@ -92,13 +94,13 @@ def test_all_150_classes_are_learnt_and_rated(
     assert "mIoU" in table.out + table.err
 
 
-def test_inference_gives_a_picture_and_shares_of_classes(
+def test_inference_writes_an_image_and_the_share_of_each_class(
     folder: Path, trained, monkeypatch
 ) -> None:
     monkeypatch.chdir(folder)
-    pictures = Path("data/ade/ADEChallengeData2016/images/validation")
+    images = Path("data/ade/ADEChallengeData2016/images/validation")
     args = ("--out-dir", "results", "--cfg-options", *SMALL)
-    tool.call("infer", CONFIG, "run/iter_4.pth", pictures, *args)
+    tool.call("infer", CONFIG, "run/iter_4.pth", images, *args)
     records = json.loads((folder / "results" / "predictions.json").read_text())
     assert len(records) == 3
     for name, record in records.items():

@@ -1,4 +1,4 @@
-"""`tools/check_data.py`: what it says of the paper's three data sets, and its status."""
+"""`tools/check_data.py`: its report on the paper's three data sets, and its status."""
 
 from __future__ import annotations
 
@@ -27,13 +27,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("config", "texts"),
     [
-        ("maskrcnn_care_s1_coco", ["train: 2 images, ", ", 80 classes: well", "num_classes in 2"]),
-        ("semfpn_care_s1_ade20k", ["train: 2 images with masks, 150 classes: well"]),
-        ("care_s1_imagenet", ["train: 1,000 images, 1,000 classes: well", "test: the same data"]),
-        ("shapes/maskrcnn_care_s0_shapes", ["train: will be drawn into data/shapes/coco"]),
+        (
+            "maskrcnn_care_s1_coco",
+            ["train: ok (2 images, ", ", 80 classes)", "ok (2 x num_classes)"],
+        ),
+        ("semfpn_care_s1_ade20k", ["train: ok (2 images with masks, 150 classes)"]),
+        (
+            "care_s1_imagenet",
+            ["ok (1,000 images, 1,000 classes)", "test: ok (the same data"],
+        ),
+        ("shapes/maskrcnn_care_s0_shapes", ["train: ok (will be drawn into data/shapes/coco"]),
     ],
 )
-def test_data_in_the_real_layouts_are_well(
+def test_data_in_the_real_layouts_are_ok(
     folder: Path, config: str, texts: list[str], monkeypatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(folder)
@@ -57,14 +63,14 @@ def test_a_user_sees_every_problem_and_status_2(folder: Path, tmp_path: Path, ru
     line = one_line(result)
     assert line == f"check_data.py: error: 3 problems in data/coco, {config}"
     lines = result.stdout.splitlines()
-    missing = next(i for i, line in enumerate(lines) if "images are missing" in line)
-    assert lines[missing].startswith("  2 images are missing, the first is data/coco/train2017/")
+    missing = next(i for i, line in enumerate(lines) if "missing image" in line)
+    assert lines[missing].startswith("  2 x missing image, e.g. data/coco/train2017/gone_")
     assert lines[missing + 1].strip().startswith("data/coco/train2017/gone_")
     assert any("annotation 1 of image 1: [1, 2, -3, 4]" in line for line in lines)
-    assert any("model.roi_head.mask_head.num_classes=3 (80 classes)" in line for line in lines)
+    assert any("model.roi_head.mask_head.num_classes=3: 80 classes" in line for line in lines)
 
 
-def test_one_split_with_problems_elsewhere_is_well(
+def test_problems_of_other_splits_do_not_matter(
     folder: Path, monkeypatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(folder)

@@ -1,4 +1,4 @@
-"""`configs/maskrcnn_care_s1_coco.py` for real, on a folder laid out as COCO is."""
+"""Train, resume, test and infer with the config for COCO, on a miniature of COCO."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder with data/coco and the authors' weights under the name that we expect."""
+    """Return a user's folder with data/coco and the authors' weights under the expected name."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "data").mkdir()
     make_coco(folder / "data" / "coco")
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path, run: Run):
-    """One epoch, then resumed for a second one."""
+    """Train an epoch, then resume for a second one."""
     options = ("--work-dir", "run", "--cfg-options", *SMALL)
     first = run("tools/train.py", CONFIG, *options, "train_cfg.max_epochs=1", cwd=folder)
     assert first.returncode == 0, first.stderr
@@ -53,29 +53,29 @@ def trained(folder: Path, run: Run):
     return first, second
 
 
-def test_weights_loaded_are_counted(trained) -> None:
+def test_loaded_weights_are_counted(trained) -> None:
     first, _ = trained
     assert "768 of 768 tensors loaded from checkpoints/care_s1_in1k.pth" in first.stdout
 
 
-def test_training_writes_a_checkpoint_a_picture_and_curves(folder: Path, trained) -> None:
+def test_training_writes_checkpoints_predictions_and_curves(folder: Path, trained) -> None:
     names = {file.name for file in (folder / "run").iterdir()}
     assert {"epoch_1.pth", "epoch_2.pth", "last_checkpoint"} <= names
     assert {"predictions.png", "curves.png", "maskrcnn_care_s1_coco.py"} <= names
     assert any((folder / "run").glob("*/vis_data/events*")), "no TensorBoard file"
 
 
-def test_report_is_of_both_lives_of_the_run(folder: Path, trained) -> None:
+def test_report_covers_the_run_before_and_after_resuming(folder: Path, trained) -> None:
     page = Page(folder / "run" / "report.html")
     assert "best coco/bbox_mAP" in page.text and "3 validation images" in page.text
     assert len(page.images) == 6, "truth and prediction"
-    for said in ("MaskRCNN", "arch s1", "checkpoints/care_s1_in1k.pth", "AdamW", "missed"):
-        assert said in page.text, said
+    for text in ("MaskRCNN", "arch s1", "checkpoints/care_s1_in1k.pth", "AdamW", "missed"):
+        assert text in page.text, text
     points = re.findall(r'class="s0 main" points="([^"]*)"', page.source)
-    assert len(points[1].split()) == 2, "a validation in each life"
+    assert len(points[1].split()) == 2, "one validation before and one after resuming"
 
 
-def test_resume_goes_on_where_it_stopped(folder: Path, trained) -> None:
+def test_resume_continues_where_the_run_stopped(folder: Path, trained) -> None:
     _, second = trained
     assert "Epoch(train) [2]" in second.stdout
     assert "Epoch(train) [1]" not in second.stdout
@@ -91,7 +91,7 @@ def test_a_second_run_does_not_overwrite_the_first(folder: Path, trained, run: R
     assert "already holds a run" in one_line(again)
 
 
-def test_testing_gives_the_metrics_of_the_validation(folder: Path, trained, run: Run) -> None:
+def test_testing_prints_metrics_and_writes_predictions(folder: Path, trained, run: Run) -> None:
     args = ("--out", "out.pkl", "--show-dir", "shown", "--cfg-options", *SMALL)
     tested = run("tools/test.py", CONFIG, "run/epoch_2.pth", *args, cwd=folder)
     assert tested.returncode == 0, tested.stderr
@@ -103,7 +103,7 @@ def test_testing_gives_the_metrics_of_the_validation(folder: Path, trained, run:
     )
 
 
-def test_inference_on_a_folder_names_the_file_that_is_no_image(
+def test_inference_on_a_folder_names_the_file_that_is_not_an_image(
     folder: Path, trained, run: Run
 ) -> None:
     broken = folder / "data" / "coco" / "val2017" / "broken.jpg"

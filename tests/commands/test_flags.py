@@ -1,4 +1,4 @@
-"""The flags of train, test and infer: each does what its help says, on jobs of a second."""
+"""Each flag of train, test and infer does what its help says, on jobs of a second."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from PIL import Image
+from tiny_job import settings
 from untrained import CONFIGS, write_checkpoint
 
 from care_mm.checkpoint.reading import read_checkpoint
@@ -28,8 +29,7 @@ test_cfg = dict()
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder, and the current one."""
-    monkeypatch.syspath_prepend(str(tool.TOOLS.parent / "tests" / "faults"))
+    """Return a user's folder, which is the current one."""
     # Formatting the config and describing the machine would take longer than the run.
     monkeypatch.setattr(Config, "pretty_text", property(lambda config: repr(config.to_dict())))
     monkeypatch.setattr(Runner, "_log_env", lambda *_: None)
@@ -38,16 +38,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def logged(folder: Path) -> str:
-    """What all runs logged. Not what they printed: runs of one second share a logger, which
-    prints to where the first one did.
+    """Return the log files of all runs.
+
+    Their output is not enough, because runs of the same second share a logger, which prints to the
+    output of the first one.
     """
     return "".join(log.read_text() for log in folder.rglob("*.log"))
 
 
 def write_job(folder: Path, more: str = "", **options: Any) -> str:
-    """The config of ``tiny_job.py``, which trains without seed, one epoch of four iterations."""
-    from tiny_job import settings
-
+    """Write the config of ``tiny_job.py``: one epoch of four iterations, without a seed."""
     config = settings(folder / "told", **{"rounds": 1, "seed": None} | options).to_dict()
     for name in ("work_dir", "launcher", "experiment_name"):
         del config[name]
@@ -61,7 +61,7 @@ def weights(run: str) -> crafted.State:
 
 
 def crafted_of(run: str, path: Path) -> Path:
-    """The weights of a run with a payload beside them; returns the marker that it would make."""
+    """Save the weights of a run with a payload, and return the marker that it would create."""
     marker = path.absolute().with_name("marker")
     content = {"state_dict": weights(run), "args": crafted.touch(marker)}
     crafted.save(content, path, marker)
@@ -69,14 +69,14 @@ def crafted_of(run: str, path: Path) -> Path:
 
 
 def partial_of(run: str, path: Path) -> None:
-    """The weights of a run without those of its head."""
+    """Save the weights of a run without those of its head."""
     state = {key: value for key, value in weights(run).items() if not key.startswith("head.")}
     torch.save({"state_dict": state}, path)
 
 
 @pytest.fixture
 def trained(folder: Path) -> str:
-    """The name of a work dir with a checkpoint, beside ``job.py``."""
+    """Return the name of a work dir with a checkpoint, next to ``job.py``."""
     tool.call("train", write_job(folder), "--work-dir", "run")
     return "run"
 
@@ -85,40 +85,40 @@ def trained(folder: Path) -> str:
 
 
 @pytest.fixture
-def _torch_as_before(monkeypatch: pytest.MonkeyPatch) -> Any:
+def _restore_torch(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     yield
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.deterministic = False
 
 
-@pytest.mark.usefixtures("_torch_as_before")
+@pytest.mark.usefixtures("_restore_torch")
 def test_deterministic_gives_equal_runs_without_a_seed_in_the_config(folder: Path) -> None:
     job = write_job(folder)
     for name, flags in (("c", []), ("a", ["--deterministic"]), ("b", ["--deterministic"])):
         tool.call("train", job, "--work-dir", name, *flags)
         assert torch.are_deterministic_algorithms_enabled() is bool(flags)
     assert crafted.equal(weights("a"), weights("b"))
-    assert not crafted.equal(weights("a"), weights("c")), "any two runs are equal"
+    assert not crafted.equal(weights("a"), weights("c")), "runs without the flag are equal, too"
 
 
 def test_auto_scale_lr_scales_by_the_batch_size(
     folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """Batches of 3 where the config's rate is for 12."""
+    """Batches have 3 images, and the config's rate is for 12."""
     job = write_job(folder)
     args = (job, "--work-dir", "run", "--auto-scale-lr")
     assert "no auto_scale_lr.base_batch_size" in tool.refusal(capsys, "train", *args)
     write_job(folder, "auto_scale_lr = dict(enable=False, base_batch_size=12)\n")
     rates = {}
-    for name, flags in (("as it is", []), ("scaled", ["--auto-scale-lr"])):
+    for name, flags in (("unscaled", []), ("scaled", ["--auto-scale-lr"])):
         tool.call("train", job, "--work-dir", name, *flags)
         content = read_checkpoint(Path(name, "last_checkpoint").read_text())
         rates[name] = content["optimizer"]["param_groups"][0]["initial_lr"]
-    assert rates == {"as it is": pytest.approx(0.01), "scaled": pytest.approx(0.0025)}
+    assert rates == {"unscaled": pytest.approx(0.01), "scaled": pytest.approx(0.0025)}
 
 
-def test_resume_from_a_path_goes_on_in_another_folder(
+def test_resume_from_a_path_continues_in_another_folder(
     trained: str, folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     args = ("job.py", "--work-dir", "other", "--cfg-options", "train_cfg.max_epochs=2")
@@ -152,7 +152,7 @@ def test_partial_checkpoint_is_trained_from(
     line = tool.refusal(capsys, "train", *args)
     assert "partial.pth does not fit" in line and "--allow-partial loads what fits" in line
     tool.call("train", *args, "--allow-partial")
-    assert "random stay 2: head.weight, head.bias" in logged(folder)
+    assert "2 stay random: head.weight, head.bias" in logged(folder)
     assert Path("other", "epoch_1.pth").is_file()
 
 
@@ -167,11 +167,11 @@ def test_ctrl_c_ends_with_a_checkpoint_and_status_130(
     assert "interrupted" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU they are tried")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the launchers start")
 @pytest.mark.parametrize(
     ("launcher", "named"), [("slurm", "needs GPUs"), ("pytorch", "start it with torchrun")]
 )
-def test_launcher_without_what_it_needs(
+def test_launcher_without_its_requirements(
     launcher: str, named: str, folder: Path, monkeypatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.delenv("RANK", raising=False)
@@ -194,7 +194,7 @@ def test_testing_of_trusted_and_of_partial_checkpoints(
     tool.call("test", "job.py", "crafted.pth", *args, "--trust-checkpoint")
     assert marker.exists()
     tool.call("test", "job.py", "partial.pth", *args, "--allow-partial")
-    assert "random stay 2: head.weight, head.bias" in logged(folder)
+    assert "2 stay random: head.weight, head.bias" in logged(folder)
 
 
 # infer
@@ -204,15 +204,15 @@ def test_inference_from_trusted_and_from_partial_checkpoints(
     folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (folder / "run").mkdir()
-    whole = write_checkpoint("classification", folder / "run")
-    (folder / "run" / "last_checkpoint").write_text(str(whole))
-    Image.new("RGB", (40, 30)).save(folder / "picture.png")
+    checkpoint = write_checkpoint("classification", folder / "run")
+    (folder / "run" / "last_checkpoint").write_text(str(checkpoint))
+    Image.new("RGB", (40, 30)).save(folder / "image.png")
     marker = crafted_of("run", folder / "crafted.pth")
     partial_of("run", folder / "partial.pth")
 
     def args(checkpoint: str, out: str) -> tuple:
         config = CONFIGS["classification"]
-        return (config, checkpoint, "picture.png", "--device", "cpu", "--out-dir", out)
+        return (config, checkpoint, "image.png", "--device", "cpu", "--out-dir", out)
 
     assert "refused" in tool.refusal(capsys, "infer", *args("crafted.pth", "a"))
     assert "does not fit" in tool.refusal(capsys, "infer", *args("partial.pth", "b"))
@@ -221,10 +221,12 @@ def test_inference_from_trusted_and_from_partial_checkpoints(
     assert marker.exists()
     tool.call("infer", *args("partial.pth", "b"), "--allow-partial")
     for out in ("a", "b"):
-        assert list(json.loads(Path(out, "predictions.json").read_text())) == ["picture.png"]
+        assert list(json.loads(Path(out, "predictions.json").read_text())) == ["image.png"]
 
 
 @pytest.mark.parametrize("device", ["cqu", "cuda:99"])
-def test_device_that_is_not_there(device: str, folder: Path, capsys: pytest.CaptureFixture) -> None:
-    args = ("cls.py", "weights.pth", "picture.png", "--out-dir", "out", "--device", device)
+def test_unavailable_device_is_refused(
+    device: str, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    args = ("cls.py", "weights.pth", "image.png", "--out-dir", "out", "--device", device)
     assert f"--device: {device}: " in tool.refusal(capsys, "infer", *args)

@@ -1,4 +1,4 @@
-"""`configs/care_s0_imagenet.py` for real, on a folder laid out as ImageNet is."""
+"""Train, resume, test and infer with the config for ImageNet, on a miniature of ImageNet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from care_mm.models.classifier import MODELS
 CONFIG = REPOSITORY / "configs" / "care_s0_imagenet.py"
 SMALL = (
     "train_dataloader.batch_size=8",
-    "train_dataloader.dataset.indices=16",  # the first of all 1000
+    "train_dataloader.dataset.indices=16",  # the first 16 of 1000
     "train_dataloader.dataset.pipeline.1.transforms.0.0.scale=64",
     "train_dataloader.dataset.pipeline.1.transforms.1.0.scale=64",
     "val_dataloader.dataset.indices=8",
@@ -39,12 +39,12 @@ TEACHER = (
     "model.teacher.pretrained=False",
     "model.teacher_checkpoint=checkpoints/teacher.pth",
 )
-PICTURE = "data/imagenet/val/n10000000"
+IMAGE = "data/imagenet/val/n10000000"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder with data/imagenet and a small teacher."""
+    """Return a user's folder with data/imagenet and a small teacher."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "data").mkdir()
     make_imagenet(folder / "data" / "imagenet")
@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path, run: Run):
-    """One epoch with a teacher, then resumed for a second one."""
+    """Train an epoch with a teacher, then resume for a second one."""
     options = ("--work-dir", "run", "--cfg-options", *SMALL, *TEACHER)
     first = run("tools/train.py", CONFIG, *options, "train_cfg.max_epochs=1", cwd=folder)
     assert first.returncode == 0, first.stderr
@@ -75,11 +75,11 @@ def test_training_writes_checkpoints_without_the_teacher(folder: Path, trained) 
     assert {key.split(".")[0] for key in state} == {"backbone", "head"}
     page = Page(folder / "run" / "report.html")
     assert "best accuracy/top1" in page.text and "taken for" in page.text
-    assert len(page.images) == 8, "each once: there is nothing to draw"
+    assert len(page.images) == 8, "each image appears once, since there is nothing to draw"
     assert state["head.distill.fc.weight"].shape == (1000, 1024)
 
 
-def test_resume_goes_on_where_it_stopped(folder: Path, trained) -> None:
+def test_resume_continues_where_the_run_stopped(folder: Path, trained) -> None:
     _, second = trained
     assert "Epoch(train) [2]" in second.stdout and "Epoch(train) [1]" not in second.stdout
     contents = [torch.load(folder / "run" / f"epoch_{i}.pth", weights_only=False) for i in (1, 2)]
@@ -90,14 +90,14 @@ def test_resume_goes_on_where_it_stopped(folder: Path, trained) -> None:
 def test_testing_and_inference_need_no_teacher(
     folder: Path, trained, monkeypatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """With the config as it stands, whose teacher would be downloaded."""
+    """The unchanged config would download its teacher."""
     monkeypatch.chdir(folder)
     args = ("--work-dir", "tested", "--cfg-options", *SMALL)
     tool.call("test", CONFIG, "run/epoch_2.pth", *args)
     table = capsys.readouterr()
     assert "accuracy/top1" in table.out + table.err
     args = ("--out-dir", "results", "--cfg-options", *SMALL)
-    tool.call("infer", CONFIG, "run/epoch_2.pth", PICTURE, *args)
+    tool.call("infer", CONFIG, "run/epoch_2.pth", IMAGE, *args)
     (record,) = json.loads((folder / "results" / "predictions.json").read_text()).values()
     assert 0 <= record["label"] < 1000 and 0 < record["score"] <= 1
 
@@ -109,7 +109,7 @@ def test_training_without_a_teacher(folder: Path, monkeypatch) -> None:
     assert (folder / "alone" / "epoch_1.pth").is_file()
 
 
-def test_a_teacher_that_is_not_there_is_named(folder: Path, monkeypatch, capsys) -> None:
+def test_a_missing_teacher_is_named(folder: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(folder)
     options = (*SMALL, *TEACHER, "model.teacher_checkpoint=checkpoints/gone.pth")
     args = ("--work-dir", "refused", "--cfg-options", *options)

@@ -1,5 +1,4 @@
-"""The demo's config: in two processes, from a folder where nothing is drawn yet, and with batches
-that have no object on one image, on one rank, on both."""
+"""The demo in two processes, which draw the data and train on batches without objects."""
 
 from __future__ import annotations
 
@@ -31,5 +30,5 @@ def test_two_processes_stay_equal_over_bare_batches(tmp_path: Path, run: Run, mo
     for line in ("1 of 2 images", "rank 1 alone", "2 of 2 images", "0 of 2 images"):
         assert f"without objects: {line}" in result.stdout
     assert "ranks equal over 4 steps" in result.stdout  # 8 images, 2 x 2 a step, 2 epochs
-    assert (tmp_path / "data" / "shapes" / "coco").is_dir(), "the data were not drawn"
+    assert (tmp_path / "data" / "shapes" / "coco").is_dir(), "the data are not drawn"
     assert (tmp_path / "run" / "predictions.png").is_file()

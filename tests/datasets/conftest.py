@@ -1,4 +1,4 @@
-"""Drawn data to check, and a copy to spoil."""
+"""Drawn data to check, and a copy to damage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from checking import NUM_TRAIN, NUM_VAL
 
-from care_mm.datasets.shapes.layouts import ensure_shapes
+from care_mm.datasets.shapes import ensure_shapes
 
 
 @pytest.fixture(scope="module")
@@ -19,5 +19,5 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def data(drawn: Path, tmp_path: Path) -> Path:
-    """A copy to be spoilt."""
+    """A copy to damage."""
     return Path(shutil.copytree(drawn, tmp_path / "data"))

@@ -1,4 +1,4 @@
-"""Every config that docs/data.md prints trains on data laid out as the page says."""
+"""The configs of docs/data.md train on data in the layouts of the page."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from PIL import Image
 from tool import TOOLS
 
 from care_mm.config import load_config, without_pretrained
-from care_mm.datasets.check.config import check_config
-from care_mm.datasets.shapes.layouts import ensure_shapes
+from care_mm.datasets.check import check_config, images, instances
+from care_mm.datasets.shapes import ensure_shapes
 
 ROOT = TOOLS.parent
 PAGE = (ROOT / "docs" / "data.md").read_text()
 PRINTED = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-# By their data: what the page prints, in its order.
+# The configs by their data, in the order of the page.
 NUTS, THIN_NUTS, CRACKS, FLOWERS = range(4)
 
 
@@ -49,7 +49,7 @@ def make_nuts(drawn: Path, root: Path) -> None:
 
 
 def make_cracks(drawn: Path, root: Path) -> None:
-    """Pictures and masks of 0 and 1."""
+    """Images, and masks of 0 and 1."""
     ade = drawn / "ade" / "ADEChallengeData2016"
     for split, name in (("train", "training"), ("val", "validation")):
         shutil.copytree(ade / "images" / name, root / "images" / split)
@@ -59,7 +59,7 @@ def make_cracks(drawn: Path, root: Path) -> None:
 
 
 def make_flowers(drawn: Path, root: Path) -> None:
-    """Folders of three classes; a batch of 32 has to be had from train."""
+    """Folders of three classes, with more than a batch of 32 for training."""
     for split, count in (("train", 33), ("val", 6)):
         crops = cycle(sorted((drawn / "imagenet" / split).rglob("*.JPEG")))
         for index, crop in zip(range(count), crops, strict=False):
@@ -80,7 +80,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def printed(number: int, folder: Path, small: bool = False) -> Config:
-    """A printed config, saved in a folder and with the path to its base set; or at 128 pixels."""
+    """Load a printed config with the path to its base; ``small`` sets images of 128 pixels."""
     text, bases = re.subn(r'(_base_ = ")(configs/)', rf"\g<1>{ROOT}/\2", PRINTED[number])
     assert bases == 1
     text = text.replace("size = (512, 512)", "size = (128, 128)") if small else text
@@ -89,7 +89,7 @@ def printed(number: int, folder: Path, small: bool = False) -> Config:
     return load_config(file)
 
 
-def test_all_that_is_printed_is_tried() -> None:
+def test_every_printed_config_has_data() -> None:
     assert len(PRINTED) == 4
     names = ["data/nuts", "data/nuts", "data/cracks", "data/flowers"]
     assert all(name in text for name, text in zip(names, PRINTED, strict=True))
@@ -110,7 +110,7 @@ def test_a_printed_config_fits_its_data(number: int, user: Path, monkeypatch) ->
 
 @pytest.mark.parametrize("number", [THIN_NUTS, CRACKS, FLOWERS])
 def test_a_printed_model_learns_from_a_batch(number: int, user: Path, monkeypatch) -> None:
-    """The printed model on samples of the printed pipeline; the losses are there and finite."""
+    """The printed model has finite losses on samples of the printed pipeline."""
     monkeypatch.chdir(user)
     config = printed(number, user, small=True)
     init_default_scope(config.default_scope)
@@ -125,8 +125,8 @@ def test_a_printed_model_learns_from_a_batch(number: int, user: Path, monkeypatc
     total.backward()
 
 
-def test_lists_do_instead_of_folders_for_imagenet(tmp_path: Path, monkeypatch) -> None:
-    """`meta/val.txt` and a heap of pictures, as the page says; without the list it is named."""
+def test_lists_replace_class_folders_for_imagenet(tmp_path: Path, monkeypatch) -> None:
+    """`meta/val.txt` and one folder of images work; without the list, the folder is named."""
     monkeypatch.chdir(tmp_path)
     root = make_imagenet(tmp_path / "data" / "imagenet")
     lines = []
@@ -137,10 +137,35 @@ def test_lists_do_instead_of_folders_for_imagenet(tmp_path: Path, monkeypatch) -
         lines.append(f"{file.name} {label}")
     config = load_config(ROOT / "configs" / "care_s1_imagenet.py")
     val = next(check_config(config, ["val"], limit=5))
-    assert any("beside the class folders" in line for line in val.lines())
+    assert any("next to its class folders" in line for line in val.lines())
     (root / "meta").mkdir()
     (root / "meta" / "val.txt").write_text("\n".join(lines))
     val = next(check_config(config, ["val"], limit=5))
     assert not val.problems, "\n".join(val.lines())
     dataset = DATASETS.build({**config.val_dataloader.dataset, "pipeline": []})
     assert [dataset[i]["gt_label"] for i in (0, 500, 999)] == [0, 500, 999]
+
+
+def masked(lines: list[str]) -> list[str]:
+    """Replace the numbers of a report."""
+    return [re.sub(r"[\d,]*\d", "N", line) for line in lines]
+
+
+def test_the_printed_report_is_that_of_the_drawn_data(tmp_path: Path) -> None:
+    root = ensure_shapes(tmp_path / "shapes", num_train=6, num_val=3, size=96)
+    config = load_config(ROOT / "configs" / "shapes" / "maskrcnn_care_s0_shapes.py")
+    for split in ("train", "val", "test"):
+        dataset = config[f"{split}_dataloader"].dataset
+        dataset.data_root = str(root / "coco")
+        dataset.draw = dict(num_train=6, num_val=3, size=96)
+    for evaluator in (config.val_evaluator, config.test_evaluator):
+        evaluator.ann_file = str(root / "coco" / "annotations" / "instances_val2017.json")
+    lines = [line for findings in check_config(config) for line in findings.lines()]
+    printed_lines = PAGE[PAGE.index("train: ok") :].split("```")[0].splitlines()
+    actual = [line for line in masked(lines) if "note:" not in line]
+    assert actual == masked(printed_lines)
+
+
+@pytest.mark.parametrize("kind", [images.MISSING, instances.NEGATIVE_BOX, images.GRAYSCALE])
+def test_printed_problems_have_their_present_names_and_fixes(kind) -> None:
+    assert f" x {kind.name}" in PAGE and f" ({kind.advice})\n" in PAGE

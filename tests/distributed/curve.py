@@ -1,4 +1,4 @@
-"""A hook that writes down what all processes together did in an iteration."""
+"""A hook that records the iterations of all processes together."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS
 
 @HOOKS.register_module()
 class CurveHook(Hook):
-    """Append the mean loss over all processes, and the names of their images, to a file."""
+    """Append the mean loss and the images of all processes to a file."""
 
     priority = "LOW"
 

@@ -1,4 +1,4 @@
-"""One of two processes that does several commands, one after another, which spares their imports.
+"""Run several commands in one of two processes, to avoid repeated imports.
 
 Example:
     RANK=0 WORLD_SIZE=2 ... python rank.py '[["tools/train.py", "29500", "config.py"], ...]'
@@ -15,7 +15,7 @@ import scripts
 
 
 def main() -> None:
-    """Append what became of each command, a line of JSON, to ``rank{RANK}.jsonl``."""
+    """Append the failure of each command, or an empty string, to ``rank{RANK}.jsonl``."""
     for script, port, *args in json.loads(sys.argv[1]):
         os.environ["MASTER_PORT"] = port
         print(script, *args, flush=True)

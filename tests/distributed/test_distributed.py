@@ -1,4 +1,4 @@
-"""Two processes do what one does: the same curve, metrics that count every image once."""
+"""Two processes train and test like one: equal curves, and every image counts once."""
 
 from __future__ import annotations
 
@@ -14,15 +14,12 @@ from pathlib import Path
 
 import pytest
 import scripts
-from mmengine.config import Config
-
-from care_mm.engine.options import use_auto_scale_lr
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
 TRAIN, TEST = ROOT / "tools" / "train.py", ROOT / "tools" / "test.py"
-# No random numbers but the order of the images, batch statistics kept, plain averages for losses:
-# then nothing depends on how a batch is shared out.
+# Only the order of the images is random, batch statistics are kept, and losses are plain averages:
+# nothing depends on how a batch is distributed.
 CONFIG = f"""
 _base_ = {str(ROOT / "configs" / "shapes" / "care_s0_shapes.py")!r}
 custom_imports = dict(
@@ -54,7 +51,7 @@ HALF = {"train_dataloader.batch_size": 2}
 
 
 def args_to_train(name: str, *args: str, **options: object) -> tuple[str, ...]:
-    """Arguments for a run in the folder ``name`` with its curve beside it."""
+    """Return the arguments of a run in the folder ``name``, with its curve next to it."""
     settings = {"custom_hooks.0.file": f"{name}.jsonl", **options}
     settings = [f"{key}={value}" for key, value in settings.items()]
     return ("job.py", "--work-dir", name, *args, "--cfg-options", *settings)
@@ -83,13 +80,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(folder: Path) -> list[dict]:
     lines = curve(folder, "alone")
     first, second = (sum(line["loss"] for line in lines[i : i + 6]) for i in (0, 6))
-    assert len(lines) == 12 and second < first, "nothing was learnt of the same images"
+    assert len(lines) == 12 and second < first, "the loss did not fall"
     return lines
 
 
 @pytest.fixture
 def in_one(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """Train in this process; returns the curve."""
+    """Return a function that trains in this process and returns the curve."""
     monkeypatch.syspath_prepend(FOLDER)
 
     def train(name: str, *args: str, **options: object) -> list[dict]:
@@ -107,9 +104,9 @@ def free_port() -> str:
 
 @pytest.fixture(scope="module")
 def ranks(folder: Path) -> tuple[list[list[str]], list[int | None]]:
-    """What became of each command in each of two processes, and how these ended.
+    """Return the failures of the commands in each of two processes, and their exit statuses.
 
-    The last command would go on for ever: the second process is killed in it.
+    The last command would never end; the second process is killed during it.
     """
     commands = [
         [TRAIN, *args_to_train("refused", **{"model.backbone.norm_cfg.type": "SyncBN"})],
@@ -136,13 +133,13 @@ def ranks(folder: Path) -> tuple[list[list[str]], list[int | None]]:
     try:
         until = time.monotonic() + 240
         while not (folder / "killed.jsonl").exists():
-            said = [(folder / f"rank{rank}.log").read_text()[-3000:] for rank in range(2)]
-            assert all(process.poll() is None for process in processes), said
-            assert time.monotonic() < until, said
+            output = [(folder / f"rank{rank}.log").read_text()[-3000:] for rank in range(2)]
+            assert all(process.poll() is None for process in processes), output
+            assert time.monotonic() < until, output
             time.sleep(0.05)
         processes[1].kill()
         processes[1].wait()
-        with suppress(subprocess.TimeoutExpired):  # the test says so
+        with suppress(subprocess.TimeoutExpired):  # the test reports it
             processes[0].wait(60)
         statuses = [process.poll() for process in processes]
     finally:
@@ -176,16 +173,16 @@ def test_accumulated_gradients_have_the_curve_of_one(in_one, alone: list[dict]) 
     assert_same(steps, alone)
 
 
-def test_a_run_of_two_processes_goes_on_in_one(in_one, alone: list[dict], ranks) -> None:
+def test_a_run_of_two_processes_resumes_in_one(in_one, alone: list[dict], ranks) -> None:
     assert_same(in_one("split", "--resume", "shared/epoch_1.pth"), alone[6:])
 
 
-def test_a_run_of_one_process_goes_on_in_two(folder: Path, alone: list[dict], ranks) -> None:
+def test_a_run_of_one_process_resumes_in_two(folder: Path, alone: list[dict], ranks) -> None:
     assert_same(curve(folder, "joined"), alone[6:])
 
 
 def test_evaluation_counts_every_image_once(folder: Path, ranks) -> None:
-    """Five images for two processes, in batches of two."""
+    """Two processes evaluate five images in batches of two."""
     scripts.call(TEST, *args_to_test("reference"), cwd=folder)
     metrics, images = [], []
     for name in ("reference", "tested"):
@@ -200,18 +197,11 @@ def test_evaluation_counts_every_image_once(folder: Path, ranks) -> None:
 def test_a_killed_process_ends_the_other(ranks) -> None:
     _, (first, second) = ranks
     assert second == -9
-    assert first not in (0, None), "the other goes on, or waits for ever"
+    assert first not in (0, None), "the other process continues or hangs"
 
 
 def test_sync_bn_without_gpus_is_refused(ranks) -> None:
     (refused, *done), (refused_too, *done_too) = ranks[0]
-    assert "train.py gave 2: train.py: error: the model has SyncBN, which" in refused
-    assert refused_too.endswith("train.py gave 2: "), "said once"
+    assert "train.py exited with 2: train.py: error: the model has SyncBN, which" in refused
+    assert refused_too.endswith("train.py exited with 2: "), "the error is printed twice"
     assert done == done_too == ["", "", ""]
-
-
-def test_learning_rate_counts_accumulated_batches() -> None:
-    config = Config(dict(auto_scale_lr=dict(enable=False, base_batch_size=16)))
-    config.optim_wrapper = dict(type="OptimWrapper", accumulative_counts=4)
-    use_auto_scale_lr(config)
-    assert config.auto_scale_lr == dict(enable=True, base_batch_size=4)

@@ -1,7 +1,7 @@
-"""How long FastCocoMetric and mmdet's CocoMetric take over the same predictions, in turn.
+"""Compare the time of FastCocoMetric and mmdet's CocoMetric on the same predictions.
 
-The truth is drawn; the predictions are the truth with noise: boxes and masks moved, classes and
-scores by chance. Times are seconds of this process, medians over the rounds.
+The ground truth is drawn. The predictions are the ground truth with noise: shifted boxes and masks,
+random scores, and some wrong classes. Times are CPU seconds, medians over the rounds.
 
 Example:
     python tests/engine/coco_speed.py --images 5000 --detections 50
@@ -25,18 +25,18 @@ from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation.metrics import CocoMetric
 from pycocotools import mask as coco_mask
 
-from care_mm.datasets.shapes.layouts import ensure_shapes
+from care_mm.datasets.shapes import ensure_shapes
 from care_mm.engine.coco_metric import FastCocoMetric
 
 
 def read(file: Path) -> COCO:
-    """pycocotools' COCO without its chatter."""
+    """Read annotations with pycocotools, without its output."""
     with contextlib.redirect_stdout(io.StringIO()):
         return COCO(str(file))
 
 
 def noisy_predictions(truth: COCO, number: int, seed: int = 0) -> list[dict[str, Any]]:
-    """``number`` detections for every image, as a detector hands them to a metric."""
+    """Return ``number`` detections for every image, in the format of a metric."""
     rng = np.random.default_rng(seed)
     labels = {category: label for label, category in enumerate(truth.get_cat_ids())}
     return [_of_one_image(truth, image, number, labels, rng) for image in truth.get_img_ids()]
@@ -82,7 +82,7 @@ def _of_one_image(
 def evaluate(
     kind: type[CocoMetric], predictions: list[dict], classes: tuple[str, ...], **settings: Any
 ) -> tuple[dict[str, float], float]:
-    """The metrics, and the seconds that computing them from the predictions took."""
+    """Return the metrics, and the CPU seconds that they took."""
     with contextlib.redirect_stdout(io.StringIO()):
         metric = kind(**settings)
         metric.dataset_meta = dict(classes=classes)
@@ -97,7 +97,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--detections", type=int, default=50, help="of each image")
+    parser.add_argument("--detections", type=int, default=50, help="detections in each image")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

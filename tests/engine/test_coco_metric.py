@@ -1,4 +1,4 @@
-"""FastCocoMetric gives what mmdet's CocoMetric gives, under the same names."""
+"""FastCocoMetric returns the names and values of mmdet's CocoMetric."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mmdet.evaluation.metrics import CocoMetric
 from mmdet.registry import METRICS
 from pycocotools.cocoeval import COCOeval
 
-from care_mm.datasets.shapes.layouts import ensure_shapes
+from care_mm.datasets.shapes import ensure_shapes
 from care_mm.engine.coco_metric import FastCocoMetric, fast_classes
 from care_mm.errors import InputError
 
 
 @pytest.fixture(scope="module")
 def truth(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, COCO]:
-    """Annotations with crowds and an image without objects."""
+    """Return annotations with crowds, and with an image without objects."""
     root = ensure_shapes(tmp_path_factory.mktemp("coco") / "shapes", 1, 26, 96)
     file = root / "coco" / "annotations" / "instances_val2017.json"
     coco = coco_speed.read(file)
@@ -33,7 +33,7 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, COCO]:
 
 @pytest.fixture(scope="module")
 def predictions(truth: tuple[Path, COCO]) -> list[dict]:
-    """More of some images than AP looks at, and none of one."""
+    """Return more detections of some images than AP counts, and none of others."""
     some = coco_speed.noisy_predictions(truth[1], 130)
     for instances in (sample["pred_instances"] for sample in some[1:4]):
         for key in instances:
@@ -60,7 +60,7 @@ def both(predictions: list[dict], coco: COCO, **settings) -> tuple[dict, dict]:
     ],
     ids=["box and mask", "by class", "proposals", "chosen"],
 )
-def test_names_and_values_are_those_of_mmdet(
+def test_names_and_values_equal_those_of_mmdet(
     settings: dict, truth: tuple[Path, COCO], predictions: list[dict]
 ) -> None:
     file, coco = truth
@@ -72,8 +72,8 @@ def test_names_and_values_are_those_of_mmdet(
     assert any(0 < value < 1 for value in slow.values())
 
 
-def test_truth_from_the_samples(truth: tuple[Path, COCO], predictions: list[dict]) -> None:
-    """Without ann_file the data samples say what there is."""
+def test_ground_truth_from_the_samples(truth: tuple[Path, COCO], predictions: list[dict]) -> None:
+    """Without ann_file, the data samples hold the ground truth."""
     _, coco = truth
     with_truth = []
     for sample in predictions:
@@ -107,7 +107,7 @@ def test_every_number_is_equal_before_it_is_rounded(
             entry["score"] = float(instances["scores"][i])
             shape = dict(bbox=[x1, y1, x2 - x1, y2 - y1])
             results.append(entry | (shape if kind == "bbox" else _mask(instances["masks"][i])))
-    found = []
+    evaluations = []
     for classes in (dict(COCO=COCO, COCOeval=COCOeval), fast_classes()):
         with contextlib.redirect_stdout(io.StringIO()):
             annotations = classes["COCO"](str(file))
@@ -118,8 +118,8 @@ def test_every_number_is_equal_before_it_is_rounded(
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
-        found.append(evaluation)
-    slow, fast = found
+        evaluations.append(evaluation)
+    slow, fast = evaluations
     assert 0.05 < slow.stats[0] < 0.95
     np.testing.assert_allclose(fast.stats, slow.stats, rtol=0, atol=1e-6)
     for name in ("precision", "recall"):
@@ -132,7 +132,7 @@ def _mask(rle: dict) -> dict:
     return dict(segmentation=dict(size=rle["size"], counts=counts))
 
 
-def test_a_config_finds_it_and_mmdet_stays_as_it_was(truth: tuple[Path, COCO]) -> None:
+def test_a_config_builds_it_and_mmdet_is_unchanged(truth: tuple[Path, COCO]) -> None:
     from mmdet.evaluation.metrics import coco_metric
 
     metric = METRICS.build(dict(type="FastCocoMetric", ann_file=str(truth[0])))

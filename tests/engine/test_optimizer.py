@@ -1,4 +1,4 @@
-"""FusedAdamW is AdamW, in one pass where torch can."""
+"""FusedAdamW takes the steps of AdamW, fused if torch can."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from care_mm.engine.optimizer import FUSES_ON_CPU, FusedAdamW
 
 
-def test_steps_are_those_of_adamw() -> None:
+def test_steps_equal_those_of_adamw() -> None:
     models = []
     for kind in (FusedAdamW, torch.optim.AdamW):
         torch.manual_seed(0)
@@ -25,7 +25,7 @@ def test_steps_are_those_of_adamw() -> None:
     torch.testing.assert_close(fused.bias, plain.bias, rtol=1e-12, atol=1e-12)
 
 
-def test_a_config_gets_it_fused_where_torch_can() -> None:
+def test_a_config_builds_it_fused_if_torch_can() -> None:
     settings = dict(type="FusedAdamW", params=[{"params": [nn.Parameter(torch.ones(2))]}], lr=1e-3)
     optimizer = OPTIMIZERS.build(settings)
     assert optimizer.param_groups[0]["fused"] is FUSES_ON_CPU

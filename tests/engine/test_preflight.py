@@ -1,4 +1,4 @@
-"""What is missing is named before anything is built, for every layout."""
+"""Missing files are named before anything is built, for every layout."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ PARTS = [
 ]
 
 
-@pytest.mark.parametrize(("config", "split", "lacking"), PARTS)
-def test_every_part_of_a_layout_is_asked_for(
-    config: str, split: str, lacking: str, tmp_path: Path, monkeypatch
+@pytest.mark.parametrize(("config", "split", "missing"), PARTS)
+def test_every_missing_part_of_a_layout_is_named(
+    config: str, split: str, missing: str, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for paths in LAYOUTS[config].values():
         for path in paths:
-            if path == lacking:
+            if path == missing:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             elif path.endswith(".json"):
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def test_every_part_of_a_layout_is_asked_for(
     with pytest.raises(InputError) as caught:
         check_data(content, ("train", "val"))
     message = str(caught.value)
-    assert message.startswith(f"{split} data: {lacking.rstrip('/')} does not exist")
+    assert message.startswith(f"{split} data: {missing.rstrip('/')} does not exist")
     assert "docs/data.md" in message and "\n" not in message
 
 
@@ -79,14 +79,14 @@ def test_the_paths_that_a_dataset_names(dataset: dict, paths: list[str]) -> None
     assert [str(path) for path in paths_of(dataset)] == paths
 
 
-def test_weights_are_named_with_the_way_round(tmp_path: Path, monkeypatch) -> None:
+def test_missing_weights_are_named_with_the_alternative(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = load_config(CONFIGS / "semfpn_care_s1_ade20k.py")
     with pytest.raises(InputError, match=r"checkpoints/care_s1_in1k\.pth .*--from-scratch"):
         check_weights(config)
 
 
-def test_a_teacher_s_weights_are_asked_for(tmp_path: Path) -> None:
+def test_missing_weights_of_a_teacher_are_named(tmp_path: Path) -> None:
     file = tmp_path / "teacher.pth"
     config = Config(
         dict(

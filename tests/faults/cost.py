@@ -1,4 +1,4 @@
-"""What the guards cost: iterations with and without them in turn, and saves, in one process.
+"""Measure the cost of the guards: iterations and saves with and without them, in turn.
 
 Example:
     OMP_NUM_THREADS=1 python tests/faults/cost.py --pairs 40 --saves 25 --large-saves 14
@@ -26,8 +26,8 @@ from mmengine.runner import Runner
 from care_mm.config import load_config, without_pretrained
 from care_mm.engine.hooks import GUARDS, ensure_guards
 from care_mm.engine.hooks.checkpoint import AtomicCheckpointHook
+from care_mm.engine.hooks.guarded_pipeline import leaves
 from care_mm.engine.hooks.randomness import NumberedBatch
-from care_mm.engine.hooks.samples import leaves
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIGS = REPOSITORY / "configs"
@@ -37,7 +37,7 @@ WARM_UP = 3
 
 
 class Switch:
-    """Takes the guards out of a run that goes on, and puts them back."""
+    """Remove the guards from a run in progress, and add them again."""
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
@@ -50,7 +50,7 @@ class Switch:
         self.fetch = runner.train_dataloader.dataset.__getitems__
 
     def set(self, on: bool) -> None:
-        """Guards on or off from now on."""
+        """Switch the guards on or off."""
         self.runner._hooks[:] = self.hooks if on else self.plain
         for held, whole in (
             (self.optimizer._optimizer_step_pre_hooks, self.checks),
@@ -65,7 +65,7 @@ class Switch:
 
 
 class Pairs:
-    """Seconds of the same thing without and with the guards, taken in turn."""
+    """Seconds of the same work without and with the guards, measured in turn."""
 
     def __init__(self) -> None:
         self.off: list[float] = []
@@ -76,7 +76,7 @@ class Pairs:
         self.on.append(times[True])
 
     def __str__(self) -> str:
-        """Medians, and that of the ratios within pairs, which a slow minute changes little."""
+        """Return medians, and the median ratio within pairs, which a slow minute hardly changes."""
         ratios = [on / off for off, on in zip(self.off, self.on, strict=True)]
         low, _, high = quantiles(ratios, n=4)
         return (
@@ -86,18 +86,18 @@ class Pairs:
 
 
 def timed(call: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds by the clock; CPU time of this process is little changed by other people's load."""
+    """Return the seconds of a call; other programs hardly change the CPU time of a process."""
     begin = clock()
     call()
     return clock() - begin
 
 
 def start_run(work_dir: Path, model: str | None = None) -> Runner:
-    """The demo's run, set up as far as its first iteration, its data loaded in this process.
+    """Set up the run of the demo up to its first iteration, with data loaded in this process.
 
     Args:
-        work_dir: Of the run.
-        model: A config whose model takes the place of the demo's, with random weights.
+        work_dir: Work dir of the run.
+        model: A config whose model replaces that of the demo, with random weights.
     """
     config = load_config(CONFIG)
     if model is not None:
@@ -124,12 +124,12 @@ def start_run(work_dir: Path, model: str | None = None) -> Runner:
 
 
 def iterations(runner: Runner, number: int) -> Pairs:
-    """The same batch with and without the guards, in random order, in CPU time."""
+    """Time the same batch with and without the guards, in random order, in CPU time."""
     switch, draw, pairs = Switch(runner), random.Random(0), Pairs()
     size, length = runner.train_dataloader.batch_size, len(runner.train_dataloader.dataset)
 
     def iteration(batch: NumberedBatch) -> None:
-        torch.manual_seed(0)  # the same proposals are drawn with and without
+        torch.manual_seed(0)  # the same proposals in both
         samples = switch.load(batch)
         runner.train_loop.run_iter(0, pseudo_collate(samples))
 
@@ -145,10 +145,10 @@ def iterations(runner: Runner, number: int) -> Pairs:
 
 
 def saves(runner: Runner, number: int, folder: Path) -> Pairs:
-    """A checkpoint by our hook and by mmengine's, each removing the one before, by the clock.
+    """Time a save by our hook and by mmengine's, each deleting the previous file, in wall time.
 
-    The formatted config, which mmengine makes again for each and which takes as long as the rest
-    of the demo's, is made beforehand: what is compared is the file alone.
+    mmengine formats the config for every checkpoint, which takes as long as the rest of a save of
+    the demo. It is formatted once here, so that only the file is compared.
     """
     draw, pairs, hooks = random.Random(0), Pairs(), {}
     text = runner.cfg.pretty_text
@@ -160,7 +160,7 @@ def saves(runner: Runner, number: int, folder: Path) -> Pairs:
         runner.train_loop._epoch = pair
         times = {}
         for guarded in draw.sample((False, True), 2):
-            os.sync()  # what the other has left to write
+            os.sync()  # finish the writes of the other hook
             times[guarded] = timed(partial(hooks[guarded]._save_checkpoint, runner))
         if pair >= WARM_UP:
             pairs.add(times)
@@ -174,8 +174,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=40, help="iterations of each kind")
-    parser.add_argument("--saves", type=int, default=15, help="saves of each kind: the demo's")
-    parser.add_argument("--large-saves", type=int, default=15, help=f"and those of {LARGER}")
+    parser.add_argument("--saves", type=int, default=15, help="saves of each kind, for the demo")
+    parser.add_argument(
+        "--large-saves", type=int, default=15, help=f"saves of each kind, for {LARGER}"
+    )
     args = parser.parse_args()
     os.chdir(REPOSITORY)
     Path("work_dirs").mkdir(exist_ok=True)
@@ -189,7 +191,7 @@ def main() -> None:
             for parameter in larger.model.parameters():
                 parameter.grad = torch.randn_like(parameter)
             optimizer = larger.optim_wrapper.optimizer
-            optimizer._optimizer_step_pre_hooks.clear()  # which ask for an iteration
+            optimizer._optimizer_step_pre_hooks.clear()  # they need an iteration
             optimizer.step()  # fills its state
             print("saving, wall clock:", saves(larger, args.large_saves, Path(folder, "larger")))
 

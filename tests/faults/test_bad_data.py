@@ -1,37 +1,32 @@
-"""Pictures and labels as they come: each is handled right, or named in one line."""
+"""Damaged data sets: every fault is handled, or named in one line."""
 
 from __future__ import annotations
 
 import json
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from miniature import make_ade, make_coco
+from miniature import make_coco
 from mmdet.datasets import CocoDataset
 from mmdet.utils import register_all_modules as register_mmdet
 from mmengine.dataset import ConcatDataset
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
-from care_mm.engine.hooks.samples import BadSample, GuardedPipeline, check_whole, leaves, noted
+from care_mm.engine.hooks.guarded_pipeline import GuardedPipeline, leaves, recorded
 from care_mm.errors import InputError
 
-PICTURE = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+IMAGE = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
 DETECTION = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
     dict(type="PackDetInputs"),
 ]
-SEGMENTATION = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", reduce_zero_label=True),
-    dict(type="PackSegInputs"),
-]
-CLASSIFICATION = [dict(type="LoadImageFromFile"), dict(type="PackInputs")]
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +35,7 @@ def coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def broken_coco(coco: Path, root: Path, change: Callable[[dict, Path], None]) -> Path:
-    """A copy of the data with something changed in its JSON or its pictures."""
-    import shutil
-
+    """Copy the data and change the JSON or the images."""
     shutil.copytree(coco, root)
     file = root / "annotations" / "instances_train2017.json"
     content = json.loads(file.read_text())
@@ -52,7 +45,7 @@ def broken_coco(coco: Path, root: Path, change: Callable[[dict, Path], None]) ->
 
 
 def detection(root: Path, **guard: Any) -> CocoDataset:
-    """The training data of a detector, guarded."""
+    """Build the guarded training data of a detector."""
     register_mmdet(init_default_scope=False)
     init_default_scope("mmdet")
     dataset = DATASETS.build(
@@ -93,7 +86,7 @@ def other_size(content: dict, folder: Path) -> None:
 
 
 def bad_rle(content: dict, folder: Path) -> None:
-    """Its size is not the picture's."""
+    """Give the mask another size than the image."""
     content["annotations"][0].update(segmentation=dict(size=[3, 3], counts=[4, 5]), iscrowd=0)
 
 
@@ -112,7 +105,7 @@ NAMED = {
 
 
 @pytest.mark.parametrize("damage", NAMED)
-def test_bad_file_is_named_and_left_out(damage: str, coco: Path, tmp_path: Path) -> None:
+def test_bad_file_is_named_and_skipped(damage: str, coco: Path, tmp_path: Path) -> None:
     changed = {}
 
     def change(content: dict, folder: Path) -> None:
@@ -127,79 +120,34 @@ def test_bad_file_is_named_and_left_out(damage: str, coco: Path, tmp_path: Path)
     assert len(samples) == 12 and all(sample is not None for sample in samples)
     paths = {Path(sample["data_samples"].img_path).name for sample in samples}
     assert changed["name"] not in paths
-    (line,) = noted(root / "bad.txt")
+    (line,) = recorded(root / "bad.txt")
     assert changed["name"] in line and line.isprintable()
-    # In an evaluation, and with skip=False, it is an error with the same line.
+    # In an evaluation, and with skip=False, the same line is an error.
     strict = detection(root)
     with pytest.raises(InputError, match=f"image .*{changed['name']}.*: .*tools/check_data.py"):
         [strict[i] for i in range(len(strict))]
 
 
-def _png(array: np.ndarray, mode: str | None = None) -> Callable[[Path], None]:
-    return lambda path: save(Image.fromarray(array, mode), path, format="PNG")
-
-
-READ = {
-    "grayscale": _png(PICTURE[..., 0]),
-    "16 bits": _png(PICTURE[..., 0].astype(np.uint16) * 257),
-    "alpha": lambda path: save(Image.fromarray(PICTURE).convert("RGBA"), path, format="PNG"),
-    "palette": lambda path: save(Image.fromarray(PICTURE).quantize(16), path, format="PNG"),
-    "one bit": lambda path: save(Image.fromarray(PICTURE).convert("1"), path, format="PNG"),
-    "CMYK": lambda path: save(Image.fromarray(PICTURE).convert("CMYK"), path, format="JPEG"),
-    "progressive": lambda path: save(PICTURE, path, format="JPEG", progressive=True),
-    "junk at its end": lambda path: (
-        save(PICTURE, path, format="JPEG"),
-        path.write_bytes(path.read_bytes() + b"\0" * 100),
-    ),
-}
-
-
-@pytest.mark.parametrize("kind", READ)
-def test_unusual_pictures_are_read_as_rgb(kind: str, tmp_path: Path) -> None:
-    from mmcv.transforms import LoadImageFromFile
-
-    path = tmp_path / "picture"
-    READ[kind](path)
-    guarded = GuardedPipeline(LoadImageFromFile())
-    image = guarded(dict(img_path=str(path)))["img"]
-    assert (image.shape, image.dtype) == ((40, 60, 3), np.uint8)
-    if kind in ("grayscale", "16 bits"):
-        assert np.array_equal(image[..., 1], PICTURE[..., 0])
-    elif kind == "alpha":
-        assert np.array_equal(image[..., ::-1], PICTURE)
-
-
-@pytest.mark.parametrize("turn", [1, 3, 6, 8])
-def test_picture_that_exif_turns_is_loaded_upright(turn: int, tmp_path: Path) -> None:
-    from mmcv.transforms import LoadImageFromFile
-
-    tags = Image.Exif()
-    tags[0x0112] = turn
-    save(PICTURE, tmp_path / "turned.jpg", exif=tags)
-    image = GuardedPipeline(LoadImageFromFile())(dict(img_path=str(tmp_path / "turned.jpg")))["img"]
-    assert image.shape[:2] == ((40, 60) if turn in (1, 3) else (60, 40))
-
-
 @pytest.mark.parametrize(("width", "height", "fits"), [(48, 64, True), (64, 48, False)])
-def test_annotations_fit_the_picture_as_it_is_turned(
+def test_annotations_must_fit_the_rotated_image(
     width: int, height: int, fits: bool, coco: Path, tmp_path: Path
 ) -> None:
-    """It lies on its side, 64 x 48, and is loaded upright."""
+    """The file is 64 x 48 and is rotated to 48 x 64 when it is loaded."""
 
-    def turn(content: dict, folder: Path) -> None:
+    def rotate(content: dict, folder: Path) -> None:
         tags = Image.Exif()
         tags[0x0112] = 6
         path = first_file(content, folder)
         save(np.zeros((48, 64, 3), np.uint8), path, exif=tags, format="JPEG")
         content["images"][0].update(width=width, height=height)
 
-    root = broken_coco(coco, tmp_path / "coco", turn)
+    root = broken_coco(coco, tmp_path / "coco", rotate)
     dataset = detection(root, skip=True)
     for index in range(len(dataset)):
         assert dataset[index] is not None
-    lines = noted(root / "bad.txt")
+    lines = recorded(root / "bad.txt")
     assert len(lines) == (0 if fits else 1)
-    assert fits or "48x64 pixels where the annotations say 64x48" in lines[0]
+    assert fits or "48x64 pixels, but the annotations say 64x48" in lines[0]
 
 
 # Boxes and ids
@@ -209,7 +157,7 @@ def _box(*box: float) -> Callable[[dict, Path], None]:
     return lambda content, folder: content["annotations"][0].update(bbox=list(box))
 
 
-LEFT_OUT = {
+IGNORED = {
     "empty box": _box(5, 5, 0, 0),
     "negative box": _box(5, 5, -4, 6),
     "NaN box": _box(float("nan"), 5, 8, 8),
@@ -219,11 +167,11 @@ LEFT_OUT = {
 }
 
 
-@pytest.mark.parametrize("kind", LEFT_OUT)
-def test_annotation_without_an_object_is_left_out(kind: str, coco: Path, tmp_path: Path) -> None:
-    whole = detection(coco)
-    total = sum(len(whole[i]["data_samples"].gt_instances) for i in range(len(whole)))
-    dataset = detection(broken_coco(coco, tmp_path / "coco", LEFT_OUT[kind]))
+@pytest.mark.parametrize("kind", IGNORED)
+def test_annotation_without_an_object_is_ignored(kind: str, coco: Path, tmp_path: Path) -> None:
+    intact = detection(coco)
+    total = sum(len(intact[i]["data_samples"].gt_instances) for i in range(len(intact)))
+    dataset = detection(broken_coco(coco, tmp_path / "coco", IGNORED[kind]))
     samples = [dataset[i]["data_samples"] for i in range(len(dataset))]
     assert sum(len(sample.gt_instances) for sample in samples) == total - 1
     for sample in samples:
@@ -252,96 +200,6 @@ def test_duplicate_ids_are_refused(coco: Path, tmp_path: Path) -> None:
         detection(broken_coco(coco, tmp_path / "coco", change))
 
 
-# Labels
-
-
-def test_mask_with_a_label_beyond_the_classes_is_named(tmp_path: Path) -> None:
-    from mmseg.utils import register_all_modules as register_mmseg
-
-    register_mmseg(init_default_scope=False)
-    init_default_scope("mmseg")
-    root = make_ade(tmp_path / "ade", 4, 2, 64)
-    masks = sorted((root / "annotations" / "training").glob("*.png"))
-    mask = np.array(Image.open(masks[0]))
-    mask[3, 4] = 200
-    Image.fromarray(mask).save(masks[0])
-    Image.fromarray(np.zeros_like(mask)).save(masks[1])  # unlabelled altogether
-    dataset = DATASETS.build(
-        dict(
-            type="ADE20KDataset",
-            data_root=str(root),
-            data_prefix=dict(img_path="images/training", seg_map_path="annotations/training"),
-            pipeline=SEGMENTATION,
-        )
-    )
-    dataset.pipeline = GuardedPipeline(dataset.pipeline, num_classes=150)
-    with pytest.raises(InputError, match=f"{masks[0].stem}.*has label 199 in its mask"):
-        dataset[0]
-    assert (dataset[1]["data_samples"].gt_sem_seg.data == 255).all()
-
-
-@pytest.mark.parametrize("label", [-1, 6, 1000])
-def test_label_beyond_the_classes_is_named(label: int) -> None:
-    from mmpretrain.structures import DataSample
-
-    guarded = GuardedPipeline(
-        lambda data: dict(data_samples=DataSample().set_gt_label(label)), num_classes=6
-    )
-    with pytest.raises(InputError, match=r"a\.jpg: has label .*the classes end at 5"):
-        guarded(dict(img_path="a.jpg"))
-    guarded.pipeline = lambda data: dict(data_samples=DataSample().set_gt_label(5))
-    assert guarded(dict(img_path="a.jpg")) is not None
-
-
-# How many are put up with
-
-
-def fail(data: dict) -> None:
-    raise ValueError("no")
-
-
-def test_no_valid_image_ends_it_at_once() -> None:
-    calls = []
-    guarded = GuardedPipeline(lambda data: calls.append(data) or fail(data), skip=True)
-    with pytest.raises(InputError, match="20 images in a row are of no use"):
-        for _ in range(1000):
-            guarded(dict(img_path="same.jpg"))
-    assert len(calls) == 20
-
-
-def test_pipeline_that_gives_nothing_ends_it() -> None:
-    guarded = GuardedPipeline(lambda data: None, skip=True)
-    with pytest.raises(InputError, match="gave nothing for 201 samples in a row"):
-        for _ in range(1000):
-            guarded(dict(img_path="x.jpg"))
-
-
-def test_too_many_bad_files_end_it(tmp_path: Path) -> None:
-    """Counted over all processes and epochs, each file once."""
-    record = tmp_path / "bad.txt"
-    guards = [
-        GuardedPipeline(
-            lambda data: fail(data) if data["bad"] else data, skip=True, max_bad=3, record=record
-        )
-        for _ in range(2)
-    ]
-    for epoch in range(3):
-        for number in range(3):
-            assert guards[epoch % 2](dict(img_path=f"{number}.jpg", bad=True)) is None
-            assert guards[epoch % 2](dict(img_path="good.jpg", bad=False)) is not None
-    assert [line.split(":")[0] for line in noted(record)] == ["0.jpg", "1.jpg", "2.jpg"]
-    with pytest.raises(InputError, match=r"4 images are of no use, which is more than 3"):
-        guards[0](dict(img_path="3.jpg", bad=True))
-
-
-def test_memory_error_is_nobody_s_bad_file() -> None:
-    def full(data: dict) -> None:
-        raise MemoryError
-
-    with pytest.raises(MemoryError):
-        GuardedPipeline(full, skip=True)(dict(img_path="x.jpg"))
-
-
 def test_data_sets_in_wrappers_are_found(coco: Path) -> None:
     first, second = detection(coco), detection(coco)
     assert list(leaves(ConcatDataset([first, second]))) == [first, second]
@@ -351,13 +209,13 @@ def test_data_sets_in_wrappers_are_found(coco: Path) -> None:
 
 
 def test_jpeg_and_png_with_random_damage(tmp_path: Path) -> None:
-    """400 files: a picture, or an error that names the file; never anything else."""
+    """Each of 400 files gives an image or an error that names the file, and nothing else."""
     from mmcv.transforms import LoadImageFromFile
 
     draw, path, read, named = random.Random(0), tmp_path / "damaged", 0, 0
     guarded = GuardedPipeline(LoadImageFromFile())
     for number in range(400):
-        save(PICTURE, path, format="JPEG" if number % 2 else "PNG")
+        save(IMAGE, path, format="JPEG" if number % 2 else "PNG")
         data = bytearray(path.read_bytes())
         if number % 4 < 2:
             for _ in range(draw.randint(1, 20)):
@@ -372,13 +230,13 @@ def test_jpeg_and_png_with_random_damage(tmp_path: Path) -> None:
             assert str(path) in str(error) and "\n" not in str(error)
             named += 1
             continue
-        assert number % 4 < 2, "half a file was taken for a whole one"
+        assert number % 4 < 2, "a truncated file was read without an error"
     print(f"{read} read, {named} named")
     assert named >= 200
 
 
 def test_json_with_random_damage(coco: Path, tmp_path: Path) -> None:
-    """200 annotation files: check_data reads them or names them."""
+    """check_data reads or names each of 200 annotation files."""
     from mmengine.config import Config
 
     from care_mm.datasets.check.config import check_config
@@ -386,7 +244,7 @@ def test_json_with_random_damage(coco: Path, tmp_path: Path) -> None:
     draw = random.Random(1)
     root = broken_coco(coco, tmp_path / "coco", lambda content, folder: None)
     file = root / "annotations" / "instances_train2017.json"
-    whole = file.read_bytes()
+    intact = file.read_bytes()
     settings = dict(
         type="CocoDataset",
         data_root=str(root),
@@ -400,7 +258,7 @@ def test_json_with_random_damage(coco: Path, tmp_path: Path) -> None:
     )
     unharmed = 0
     for _ in range(200):
-        data = bytearray(whole)
+        data = bytearray(intact)
         if draw.random() < 0.5:
             for _ in range(draw.randint(1, 10)):
                 data[draw.randrange(len(data))] = draw.randrange(32, 127)
@@ -408,24 +266,5 @@ def test_json_with_random_damage(coco: Path, tmp_path: Path) -> None:
             del data[draw.randrange(len(data)) :]
         file.write_bytes(data)
         (findings, *_) = list(check_config(config, limit=1))
-        unharmed += not findings.found
+        unharmed += not findings.offenders
     assert unharmed < 100
-
-
-def test_whole_files_cost_no_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(PICTURE, tmp_path / "a.jpg")
-    save(PICTURE, tmp_path / "b.png")
-    (tmp_path / "c.bmp").write_bytes(b"BM")
-    monkeypatch.setattr(Image, "open", lambda path: pytest.fail("decoded"))
-    for name in ("a.jpg", "b.png", "c.bmp"):
-        check_whole(tmp_path / name)
-
-
-def test_cut_at_every_place_is_noticed(tmp_path: Path) -> None:
-    for name in ("a.jpg", "a.png"):
-        save(PICTURE, tmp_path / name)
-        whole = (tmp_path / name).read_bytes()
-        for length in range(20, len(whole) - 40, 97):
-            (tmp_path / name).write_bytes(whole[:length])
-            with pytest.raises(BadSample, match="cut short"):
-                check_whole(tmp_path / name)

@@ -1,7 +1,8 @@
-"""Crafted files on the ways into a run; how files are read is tested in tests/test_storage.py."""
+"""Crafted checkpoints that a run resumes from; tests/checkpoint tests how files are read."""
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ def test_resumed_file(place: str, tmp_path: Path) -> None:
     assert not marker.exists()
 
 
-def test_trusted_file_is_read_and_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_trusted_file_is_read_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path, marker = tmp_path / "epoch_1.pth", tmp_path / "marker"
     crafted.save({"state_dict": {"w": torch.ones(2)}, "x": crafted.touch(marker)}, path, marker)
     with pytest.raises(InputError, match="refused"), safe_loading():
@@ -36,24 +37,22 @@ def test_trusted_file_is_read_and_said_to_be(tmp_path: Path, capsys: pytest.Capt
     with safe_loading(), trusting():
         content = read_checkpoint(path)
     assert torch.equal(content["state_dict"]["w"], torch.ones(2)) and marker.exists()
-    said = capsys.readouterr()
-    assert "can run any program with your rights" in said.out + said.err
+    printed = capsys.readouterr()
+    assert "can run any program with your rights" in printed.out + printed.err
     with pytest.raises(InputError, match="refused"):
         read_checkpoint(path)
 
 
-def test_trust_runs_nothing_where_it_is_not_needed(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_trust_is_not_used_for_a_safe_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_checkpoint({"state_dict": {"w": torch.ones(2)}}, tmp_path / "good.pth")
     with trusting():
         read_checkpoint(tmp_path / "good.pth")
-    said = capsys.readouterr()
-    assert "trust" not in said.out + said.err
+    printed = capsys.readouterr()
+    assert "trust" not in printed.out + printed.err
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_sha256_beside_a_file_is_compared(suffix: str, tmp_path: Path) -> None:
+def test_sha256_next_to_a_file_is_compared(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"care{suffix}"
     digest = write_checkpoint({"state_dict": {"w": torch.ones(2)}}, path)
     assert digest == sha256_of(path)
@@ -66,8 +65,8 @@ def test_sha256_beside_a_file_is_compared(suffix: str, tmp_path: Path) -> None:
             read_checkpoint(path)
 
 
-def test_importing_changes_nothing_of_others() -> None:
-    """Loaders, torch's switches, signal handlers and the environment are as before."""
+def test_import_changes_no_state_of_other_packages() -> None:
+    """Loaders, torch's switches, signal handlers and the environment stay the same."""
     program = """
 import os, signal, torch, mmengine.runner, mmengine.fileio
 from mmengine.runner import CheckpointLoader
@@ -87,15 +86,13 @@ assert before == after, [a for a, b in zip(before, after) if a != b]
 
 
 def test_checkpoints_with_random_damage(tmp_path: Path) -> None:
-    """300 files: whole, or refused in one line; never a crash, a hang or other numbers."""
-    import random
-
+    """Each of 300 files is read correctly or refused in one line; none crashes or hangs."""
     draw, path = random.Random(2), tmp_path / "damaged.pth"
     state = {f"layer{i}.weight": torch.randn(17, generator=torch.manual_seed(i)) for i in range(5)}
     torch.save({"state_dict": state, "meta": {"epoch": 1}, "optimizer": {"state": {}}}, path)
-    whole, refused = path.read_bytes(), 0
+    intact, refused = path.read_bytes(), 0
     for number in range(300):
-        data = bytearray(whole)
+        data = bytearray(intact)
         if number % 3 == 0:
             del data[draw.randrange(len(data)) :]
         elif number % 3 == 1:
@@ -110,7 +107,7 @@ def test_checkpoints_with_random_damage(tmp_path: Path) -> None:
             assert str(path) in str(error) and "\n" not in str(error)
             refused += 1
             continue
-        # Between the entries of a zip file there are bytes that nobody reads.
+        # Bytes between the entries of a zip file are never read.
         assert all(torch.equal(content["state_dict"][key], state[key]) for key in state)
     print(f"{refused} of 300 refused")
     assert refused > 200

@@ -1,4 +1,4 @@
-"""Several processes: a fault in one ends all, with its reason."""
+"""In several processes, a fault in one ends all of them, with its reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from care_mm.engine.resume import read_state
 def start_ranks(
     work_dir: Path, world: int, resume: str | None = None, only: dict | None = None, **options: Any
 ) -> list[BaseProcess]:
-    """The job in ``world`` processes; ``only`` has options of single ranks."""
+    """Start the job in ``world`` processes; ``only`` has options for single ranks."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -40,6 +40,7 @@ def start_ranks(
 
 
 def statuses(processes: list[BaseProcess]) -> list[int | None]:
+    """Return the exit statuses; ``None`` for a process that hangs."""
     until = time.monotonic() + 120
     for process in processes:
         process.join(max(0.1, until - time.monotonic()))

@@ -13,7 +13,7 @@ from PIL import Image
 from untrained import CONFIGS, write_checkpoint
 
 from care_mm.config import load_config
-from care_mm.datasets.shapes.layouts import ensure_shapes
+from care_mm.datasets.shapes import ensure_shapes
 from care_mm.models.layers import LinearAttention
 from care_mm.predict.predictor import Predictor
 from care_mm.visualize import look

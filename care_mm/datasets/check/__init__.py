@@ -1,4 +1,4 @@
-"""Check the data of a config: files, annotations, classes, and whether they fit the model."""
+"""Check the data of a config: files, annotations, classes, and agreement with the model."""
 
 from care_mm.datasets.check.config import DEFAULT_LIMIT, SPLITS, check_config
 

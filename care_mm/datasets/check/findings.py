@@ -1,4 +1,4 @@
-"""What a check of data found: problems, which have to be mended, and notes, which need not."""
+"""Findings of a data check: problems, which must be fixed, and notes, which need no action."""
 
 from __future__ import annotations
 
@@ -11,75 +11,78 @@ class Kind:
     """A kind of problem or note.
 
     Attributes:
-        one: What is said of one offender, as in ``image is missing``.
-        many: The same of several, as in ``images are missing``.
-        advice: What to do about a problem; what comes of it for a note.
-        fatal: A problem; otherwise a note.
+        name: Noun phrase for one offender, such as ``missing image``.
+        advice: The fix for a problem; the consequence of a note.
+        is_note: Whether the data can be used as they are.
     """
 
-    one: str
-    many: str
+    name: str
     advice: str
-    fatal: bool = True
+    is_note: bool = False
 
 
-def note(one: str, many: str, advice: str) -> Kind:
-    """A kind of note: the data serve as they are."""
-    return Kind(one, many, advice, fatal=False)
+def note(name: str, consequence: str) -> Kind:
+    """Return a kind of note."""
+    return Kind(name, consequence, is_note=True)
+
+
+NO_EXAMPLE = note("class without an example", "it cannot be learned or evaluated")
 
 
 @dataclass
 class Findings:
-    """What is wrong, and what is worth knowing, about one data set or about the model.
+    """Problems, notes and counts of one data set or of the model.
 
     Attributes:
-        title: Of what, as in ``train``.
-        place: Where it lies, as in ``data/coco``.
-        summary: What it holds, as in ``5,000 images, 36,781 annotations, 80 classes``.
-        labels: The names of the labels in their order, as far as the data themselves say; ``None``
-            where they do not.
-        num_classes: How many classes there are; ``None`` where nothing says.
-        num_samples: How many images an epoch has; ``None`` where it is not known.
+        title: The part of the config, such as ``train``.
+        place: Where the data are, such as ``data/coco``.
+        summary: The content, such as ``5,000 images, 36,781 annotations, 80 classes``.
+        labels: The names of the labels in order; ``None`` if the data do not name them.
+        num_classes: Number of classes; ``None`` if unknown.
+        num_samples: Number of images in an epoch; ``None`` if unknown.
+        offenders: The names of the offenders of each kind.
     """
 
-    title: str
+    title: str = ""
     place: str = ""
     summary: str = ""
     labels: tuple[str, ...] | None = None
     num_classes: int | None = None
     num_samples: int | None = None
-    found: dict[Kind, list[str]] = field(default_factory=dict)
+    offenders: dict[Kind, list[str]] = field(default_factory=dict)
 
     def add(self, kind: Kind, offenders: str | Iterable[str]) -> None:
-        """Add one offender or several; nothing happens where there are none."""
+        """Add one offender or several; do nothing if there are none."""
         offenders = [offenders] if isinstance(offenders, str) else list(offenders)
         if offenders:
-            self.found.setdefault(kind, []).extend(offenders)
+            self.offenders.setdefault(kind, []).extend(offenders)
 
     @property
     def problems(self) -> list[Kind]:
-        """The kinds that have to be mended."""
-        return [kind for kind in self.found if kind.fatal]
+        """The kinds that must be fixed."""
+        return [kind for kind in self.offenders if not kind.is_note]
 
     def lines(self, show: int = 1) -> Iterator[str]:
-        """The report: a line for all, then one for each kind, problems first.
+        """Yield the report: a summary, then a line for each kind, problems first.
 
         Args:
-            show: Of so many offenders of a kind the names are given.
+            show: How many offenders of each kind to name.
         """
-        count = len(self.problems)
-        verdict = "well" if not count else "1 problem" if count == 1 else f"{count} problems"
-        yield f"{self.title}: {self.summary}{': ' if self.summary else ''}{verdict}"
-        notes = [kind for kind in self.found if not kind.fatal]
-        for kind in (*self.problems, *notes):
-            offenders = self.found[kind]
-            number = len(offenders)
-            what = f"1 {kind.one}: " if number == 1 else f"{number:,} {kind.many}, the first is "
-            first, *more = map(_printable, offenders[: max(show, 1)])
-            yield f"  {'' if kind.fatal else 'note: '}{what}{first}: {kind.advice}"
+        verdict = count_problems(len(self.problems)) if self.problems else "ok"
+        yield f"{self.title}: {verdict}" + (f" ({self.summary})" if self.summary else "")
+        for kind in sorted(self.offenders, key=lambda kind: kind.is_note):
+            count = len(self.offenders[kind])
+            first, *more = map(_printable, self.offenders[kind][: max(show, 1)])
+            subject = f"{'note: ' if kind.is_note else ''}{count:,} x {kind.name}"
+            yield f"  {subject}{': ' if count == 1 else ', e.g. '}{first} ({kind.advice})"
             yield from (f"      {offender}" for offender in more)
 
 
+def count_problems(count: int) -> str:
+    """Return ``1 problem``, ``2 problems``, and so on."""
+    return f"{count} problem{'' if count == 1 else 's'}"
+
+
 def _printable(text: str) -> str:
-    """In one line, of characters that any terminal takes: names come out of damaged files, too."""
+    """Escape unprintable characters, since names may come from damaged files."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""Whether class folders, or a list of files, hold what mmpretrain's ``CustomDataset`` needs."""
+"""Check class folders, or a list of files, against what mmpretrain's ``CustomDataset`` needs."""
 
 from __future__ import annotations
 
@@ -7,72 +7,58 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from care_mm.datasets.check.findings import Findings, Kind, note
+from care_mm.datasets.check.findings import NO_EXAMPLE, Findings, Kind, note
 from care_mm.datasets.check.images import (
     MISSING,
-    are_there,
-    check_pictures,
+    applies_exif,
+    check_images,
     files_below,
-    is_turned_by_exif,
+    missing_files,
     sample,
 )
 
 OTHER_NUMBER = Kind(
-    "folder has another number of class folders than there are classes",
-    "folders have another number of class folders than there are classes",
-    "every class has its folder, and nothing else is one",
+    "folder with another number of class folders than classes",
+    "each class needs its own folder, and other folders are not allowed",
 )
 UNSORTED = Kind(
-    "folder has its pictures beside the class folders",
-    "folders have their pictures beside the class folders",
-    "sort them into a folder per class: docs/data.md says how for ImageNet",
+    "folder with images next to its class folders",
+    "sort them into one folder per class: docs/data.md shows how for ImageNet",
 )
 OTHER_ORDER = Kind(
-    "class is not at its folder's place",
-    "classes are not at their folders' places",
+    "class at another position than its folder",
     "labels follow the sorted folders: give the classes in that order",
 )
-EMPTY = note(
-    "class folder is without an image", "class folders are without an image", "it cannot be learnt"
-)
-NO_IMAGE = Kind(
-    "folder has no image", "folders have no image", "the endings that count are in extensions"
-)
-OTHER_FILE = note(
-    "file is not an image by its ending", "files are not images by their ending", "left out"
-)
+EMPTY = note("class folder without an image", "the class cannot be learned")
+NO_IMAGE = Kind("folder without an image", "the accepted suffixes are in extensions")
+OTHER_FILE = note("file without an image suffix", "ignored")
 BAD_LINE = Kind(
-    "line of the list is not a file and a label",
-    "lines of the list are not a file and a label",
-    "a line is the file, a space, and the number of the class",
+    "line that is not a file and a label", "a line is the file, a space, and the class number"
 )
-BAD_LABEL = Kind(
-    "label is beyond the classes", "labels are beyond the classes", "labels count from 0"
-)
-NO_EXAMPLE = note("class has no example", "classes have no example", "it cannot be learnt or rated")
+BAD_LABEL = Kind("label beyond the classes", "labels count from 0")
 
 
-def check_folders(dataset: Any, settings: Mapping, findings: Findings, limit: int | None) -> None:
-    """Check folders or list, and open a sample of the pictures.
+def check_folders(dataset: Any, settings: Mapping, limit: int | None) -> Findings:
+    """Check folders or a list of files, and decode a sample of the images.
 
     Args:
         dataset: A ``CustomDataset`` that has not loaded anything yet.
         settings: Its config.
-        findings: Added to.
-        limit: Pictures to open, evenly spaced; ``None`` for all.
+        limit: Number of images to decode, evenly spaced; ``None`` for all.
     """
+    findings = Findings()
     classes = dataset.CLASSES
     findings.num_classes = len(classes) if classes is not None else None
     paths = (_listed if dataset.ann_file else _in_folders)(dataset, findings)
     findings.num_samples = len(paths)
     number = f"{findings.num_classes:,}" if findings.num_classes else "unnamed"
     findings.summary = f"{len(paths):,} images, {number} classes"
-    chosen = sample(paths, limit)
-    check_pictures(chosen, findings, is_turned_by_exif(settings))
+    check_images(sample(paths, limit), findings, applies_exif(settings))
+    return findings
 
 
 def _in_folders(dataset: Any, findings: Findings) -> list[str]:
-    """The images in the class folders."""
+    """Check the class folders, and return the images in them."""
     root, classes = dataset.img_prefix, dataset.CLASSES
     files = files_below(root)
     images = [file for file in files if dataset.is_valid_file(file)]
@@ -85,18 +71,18 @@ def _in_folders(dataset: Any, findings: Findings) -> list[str]:
     filled = Counter(file.split(os.sep)[0] for file in images if os.sep in file)
     loose = [file for file in images if os.sep not in file]
     if loose:
-        findings.add(UNSORTED, f"{root} ({len(loose):,} of them, as {loose[0]})")
+        findings.add(UNSORTED, f"{root}: {len(loose):,} images, the first is {loose[0]}")
     if classes is not None and len(folders) != len(classes):
         findings.add(
             OTHER_NUMBER,
-            f"{root} ({len(folders):,} folders, {len(classes):,} classes; the first folders are "
-            f"{', '.join(folders[:3]) or 'none'})",
+            f"{root}: {len(folders):,} folders, {len(classes):,} classes; the first folders are "
+            f"{', '.join(folders[:3]) or 'none'}",
         )
     elif classes is not None and set(folders) == set(classes):
         findings.add(
             OTHER_ORDER,
             (
-                f"{name!r} (number {i} of the classes, {folders.index(name)} of the folders)"
+                f"{name!r}: number {i} of the classes, {folders.index(name)} of the folders"
                 for i, name in enumerate(classes)
                 if folders[i] != name
             ),
@@ -109,7 +95,7 @@ def _in_folders(dataset: Any, findings: Findings) -> list[str]:
 
 
 def _listed(dataset: Any, findings: Findings) -> list[str]:
-    """The images that a list names."""
+    """Check a list of files, and return those that exist."""
     with open(dataset.ann_file, encoding="utf-8") as file:
         lines = [line.rstrip("\n\r") for line in file]
     names: Sequence[str] = lines
@@ -118,7 +104,7 @@ def _listed(dataset: Any, findings: Findings) -> list[str]:
         for number, line in enumerate(lines, 1):
             name, _, label = line.strip().rpartition(" ")
             if not name or not label.isdecimal():
-                findings.add(BAD_LINE, f"{dataset.ann_file}:{number} ({line[:80]!r})")
+                findings.add(BAD_LINE, f"{dataset.ann_file}:{number}: {line[:80]!r}")
                 continue
             names.append(name)
             labels.append(int(label))
@@ -126,17 +112,16 @@ def _listed(dataset: Any, findings: Findings) -> list[str]:
             findings.add(
                 BAD_LABEL,
                 (
-                    f"{label} of {name} ({findings.num_classes:,} classes)"
+                    f"{label} of {name}: {findings.num_classes:,} classes"
                     for name, label in zip(names, labels, strict=True)
                     if label >= findings.num_classes
                 ),
             )
             counts = Counter(labels)
-            classes = dataset.CLASSES
             findings.add(
-                NO_EXAMPLE, (repr(name) for i, name in enumerate(classes) if not counts[i])
+                NO_EXAMPLE, (repr(name) for i, name in enumerate(dataset.CLASSES) if not counts[i])
             )
     paths = [os.path.join(dataset.img_prefix, name) for name in names]
-    there = are_there(paths)
-    findings.add(MISSING, (path for path, found in zip(paths, there, strict=True) if not found))
-    return [path for path, found in zip(paths, there, strict=True) if found]
+    missing = missing_files(paths)
+    findings.add(MISSING, (path for path in paths if path in missing))
+    return [path for path in paths if path not in missing]

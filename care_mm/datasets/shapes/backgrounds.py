@@ -1,7 +1,7 @@
-"""Grounds that things lie on: cloth, grass, sand, tile and wood, drawn from noise.
+"""Backgrounds of cloth, grass, sand, tile and wood, drawn from noise.
 
-Images are RGB floats in 0..1; ``x`` points right, ``y`` down, ``z`` to the viewer. A length is
-given in ``unit`` = size / 192 pixels, so that threads and planks grow with the picture.
+Images are RGB floats in 0..1; ``x`` points right, ``y`` down, ``z`` to the viewer. Lengths are
+multiples of ``unit`` = size / 192 pixels, so that threads and planks grow with the image.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.random import Generator
 
 
 def noise(rng: Generator, shape: tuple[int, int], cell: float | tuple[float, float]) -> np.ndarray:
-    """Smooth noise (h, w) in about 0..1 whose blobs are ``cell`` (or cell_y, cell_x) pixels."""
+    """Draw smooth noise (h, w) in about 0..1 with blobs of ``cell`` (or cell_y, cell_x) pixels."""
     (h, w), (cy, cx) = shape, cell if isinstance(cell, tuple) else (cell, cell)
     cy, cx = max(cy, 1.0), max(cx, 1.0)
     grid = rng.random((math.ceil(h / cy) + 2, math.ceil(w / cx) + 2), np.float32)
@@ -28,19 +28,19 @@ def noise(rng: Generator, shape: tuple[int, int], cell: float | tuple[float, flo
 
 
 def grid(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixel coordinates y, x, (n, n) float32 each."""
+    """Return pixel coordinates y, x, (n, n) float32 each."""
     y, x = np.mgrid[:n, :n].astype(np.float32)
     return y, x
 
 
 def step(x: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Smooth 0 to 1 between ``low`` and ``high``."""
+    """Return a smooth step from 0 to 1 between ``low`` and ``high``."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def mix(a: np.ndarray, b: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Colours (..., 3): ``a`` where ``t`` (h, w) is 0, ``b`` where it is 1."""
+    """Blend colours (..., 3): ``a`` where ``t`` (h, w) is 0, ``b`` where ``t`` is 1."""
     return a + (b - a) * t[..., None]
 
 
@@ -50,14 +50,14 @@ def colour(
     value: tuple[float, float],
     hue: tuple[float, float] | None = None,
 ) -> np.ndarray:
-    """A colour (3,) within the ranges; ``hue`` counts from red at 0 round to red at 1."""
+    """Draw a colour (3,) within the ranges; ``hue`` runs from red at 0 round to red at 1."""
     h, s, v = rng.uniform(*(hue or (0, 1))) * 6, rng.uniform(*saturation), rng.uniform(*value)
     fade = np.clip(np.abs((h + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
     return (v * (1 - s + s * fade)).astype(np.float32)
 
 
 def relief(height: np.ndarray, light: np.ndarray, strength: float) -> np.ndarray:
-    """Factor (h, w) around 1 by which light from ``light`` brightens slopes that face it."""
+    """Return the factor (h, w) around 1 by which a light brightens slopes that face it."""
     dy, dx = np.gradient(height)
     return np.clip(1 - strength * (dx * light[0] + dy * light[1]), 0.4, 1.6)
 
@@ -149,7 +149,7 @@ def _wood(rng: Generator, n: int, unit: float, light: np.ndarray) -> np.ndarray:
     width = unit * rng.uniform(26, 58)
     plank = np.floor(y / width).astype(int)
     planks = plank.max() + 1
-    start = rng.integers(0, n, planks)[plank]  # every plank is cut from another place
+    start = rng.integers(0, n, planks)[plank]  # each plank has another part of the grain
     rows, columns = y.astype(int), x.astype(int) + start
     fibre = noise(rng, (n, 2 * n), (1.3 * unit, 38 * unit))[rows, columns]
     slow = noise(rng, (n, 2 * n), (16 * unit, 90 * unit))[rows, columns]
@@ -170,8 +170,18 @@ _KINDS: dict[str, Callable[[Generator, int, float, np.ndarray], np.ndarray]] = {
 MATERIALS = tuple(_KINDS)
 
 
-def draw_ground(rng: Generator, name: str, shape: tuple[int, int], unit: float, light: np.ndarray):
-    """One material over a picture (h, w, 3), turned by a random angle."""
+def draw_background(
+    rng: Generator, name: str, shape: tuple[int, int], unit: float, light: np.ndarray
+) -> np.ndarray:
+    """Draw one material over a whole image (h, w, 3), rotated by a random angle.
+
+    Args:
+        rng: The source of randomness.
+        name: One of :data:`MATERIALS`.
+        shape: Height and width in pixels.
+        unit: Pixels per unit of length.
+        light: Unit vector (3,) towards the light.
+    """
     h, w = shape
     n = math.ceil(math.hypot(h, w)) + 2
     angle = rng.uniform(-np.pi, np.pi)
@@ -179,7 +189,7 @@ def draw_ground(rng: Generator, name: str, shape: tuple[int, int], unit: float, 
     texture = _KINDS[name](
         rng, n, unit, np.array([c * light[0] - s * light[1], s * light[0] + c * light[1]])
     )
-    # Rows map picture to texture coordinates, centre on centre.
+    # The rows map image to texture coordinates, centre to centre.
     turn = np.array([[c, -s, n / 2 - c * w / 2 + s * h / 2], [s, c, n / 2 - s * w / 2 - c * h / 2]])
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(

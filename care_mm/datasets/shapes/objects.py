@@ -1,9 +1,9 @@
-"""The six kinds of object, each a small picture with an alpha channel.
+"""The six kinds of object, each drawn as a small image with an alpha channel.
 
-A kind is a function from coordinates to a :class:`Surface`. The coordinates (u, v) are the
-object's own: it fits the unit disc, whatever its size and rotation in the picture. Most
-objects of a kind share a hue and a pattern, as things do in the world; a tenth of them do not, so
-that colour alone does not give a kind away.
+A kind is a function from coordinates to a :class:`Surface`. The coordinates (u, v) are relative to
+the object, which fits the unit disc whatever its size and rotation in the image. Nine of ten
+objects of a kind share a hue and a pattern, as things do in the world; the others do not, so that
+colour alone does not reveal the kind.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from numpy.random import Generator
 
 from care_mm.datasets.shapes.backgrounds import colour, mix, noise, step
 
-_AMBIENT = 0.42  # light that comes from everywhere
+_AMBIENT = 0.42  # light from all directions
 
 
 @dataclass
 class Surface:
-    """What a kind says about the points of its patch; all arrays are (h, w)."""
+    """The surface of an object at the points of its patch; all arrays are (h, w)."""
 
     inside: np.ndarray  # bool
     normal: tuple[np.ndarray, np.ndarray, np.ndarray]  # unit vectors, in the object's frame
-    texture: tuple[np.ndarray, np.ndarray]  # where in the pattern, about -1..1
+    texture: tuple[np.ndarray, np.ndarray]  # position in the pattern, about -1..1
     gloss: float = 0.2
     shade: np.ndarray | float = 1.0  # factor on the colour: creases, veins
-    paint: tuple[tuple[np.ndarray, np.ndarray], ...] = ()  # (where, colour) over the pattern
+    paint: tuple[tuple[np.ndarray, np.ndarray], ...] = ()  # (mask, colour) over the pattern
 
 
 @dataclass
 class Sprite:
-    """An object as drawn, before it is laid into a picture."""
+    """A drawn object, before it is placed in an image."""
 
     kind: int  # index into OBJECTS
     rgb: np.ndarray  # (h, w, 3), multiplied by alpha
     alpha: np.ndarray  # (h, w)
-    top: int  # row of the picture that row 0 lies on; may be negative
+    top: int  # row of the image for row 0; may be negative
     left: int
-    height: float  # how far it rises from the ground, in pixels: what its shadow needs
+    height: float  # above the background, in pixels; sets the length of the shadow
 
 
 def _ball(u: np.ndarray, v: np.ndarray, rng: Generator) -> Surface:
     r2 = u * u + v * v
     z = np.sqrt(np.clip(1 - r2, 0, 1))
-    q, _ = np.linalg.qr(rng.standard_normal((3, 3)))  # which side of the pattern shows
+    q, _ = np.linalg.qr(rng.standard_normal((3, 3)))  # the visible side of the pattern
     a, b, c = (u * q[i, 0] + v * q[i, 1] + z * q[i, 2] for i in range(3))
     return Surface(r2 <= 1, (u, v, z), (np.arctan2(a, b) / np.pi, c), gloss=0.55)
 
@@ -61,7 +61,7 @@ def _cube(u: np.ndarray, v: np.ndarray, rng: Generator) -> Surface:
     cy, sy, ct, st = math.cos(yaw), math.sin(yaw), math.cos(tilt), math.sin(tilt)
     axes = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]]) @ np.array(
         [[1, 0, 0], [0, ct, st], [0, -st, ct]]
-    )  # rows: the cube's edges seen from the camera; all faces used below turn to it
+    )  # rows: the cube's edges seen from the camera; the faces used below face it
     half = 0.58
     inside = np.zeros(u.shape, bool)
     normal, texture = (np.zeros((c, *u.shape), np.float32) for c in (3, 2))
@@ -149,7 +149,7 @@ def _star(u: np.ndarray, v: np.ndarray, rng: Generator) -> Surface:
     return Surface(inside, (nx * c - ny * s, nx * s + ny * c, z), (u, v), gloss=0.15)
 
 
-# In alphabetical order, so that the labels of a folder-per-class data set are these too.
+# In alphabetical order, so that class folders give the same labels.
 _KINDS: dict[str, Callable[[np.ndarray, np.ndarray, Generator], Surface]] = {
     "ball": _ball,
     "cube": _cube,
@@ -167,11 +167,11 @@ _RISE = {
     "ring": 0.35,
     "star": 0.3,
 }  # height / radius
-_STRETCH = {"leaf": 1.15}  # slim, so longer, or it would be the small one
+_STRETCH = {"leaf": 1.15}  # a leaf is slim: longer, so that it is not the smallest
 
 
 _PLAIN, _STRIPES, _DOTS, _CHECKS, _MARBLE = range(5)
-# As things are in the world: most of a kind share a hue (0 to 1) and a pattern, some do not.
+# The hue (0 to 1) and pattern that most objects of a kind share.
 _USUAL = {
     "ball": (0.98, _DOTS),
     "cube": (0.60, _CHECKS),
@@ -186,9 +186,9 @@ _SHARE_USUAL = 0.9
 def _pattern(
     rng: Generator, s: np.ndarray, t: np.ndarray, small: bool, usual: int | None
 ) -> np.ndarray:
-    """How much of the second colour (h, w) is where: plain, stripes, dots, checks or marble.
+    """Return the share of the second colour (h, w): plain, stripes, dots, checks or marble.
 
-    A small object is plain or striped: on a few pixels the others are only noise.
+    Small objects are plain or striped, since the other patterns are only noise on a few pixels.
     """
     style = rng.choice(5, p=[0.7, 0.3, 0, 0, 0] if small else [0.3, 0.22, 0.16, 0.14, 0.18])
     if usual is not None and not (small and usual > _STRIPES):
@@ -208,16 +208,16 @@ def _pattern(
 
 
 def _colours(
-    rng: Generator, ground: np.ndarray, hue: float | None
+    rng: Generator, background: np.ndarray, hue: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two colours (3,) for an object; the first differs from ``ground`` (3,), so it can be seen.
+    """Draw two colours (3,) for an object; the first differs visibly from ``background`` (3,).
 
-    ``hue`` is kept to, more loosely from try to try.
+    Each attempt allows colours farther from ``hue``.
     """
     for spread in np.linspace(0.04, 0.12, 24):
         near = None if hue is None else (hue - spread, hue + spread)
         first = colour(rng, (0.45, 0.95), (0.5, 0.98), near)
-        if np.abs(first - ground).sum() > 0.85:
+        if np.abs(first - background).sum() > 0.85:
             break
     second = first * rng.uniform(0.45, 0.7)
     if rng.random() < 0.6:
@@ -231,22 +231,23 @@ def draw_object(
     centre: tuple[float, float],
     diameter: float,
     light: np.ndarray,
-    ground: np.ndarray,
+    background: np.ndarray,
     unit: float,
 ) -> Sprite:
-    """One object, its rotation, colours and pattern taken from ``rng``.
+    """Draw one object with random rotation, colours and pattern.
 
     Args:
+        rng: The source of randomness.
         kind: Index into :data:`OBJECTS`.
-        centre: x and y in pixels of the picture.
-        diameter: Of the disc that it fits, in pixels.
+        centre: x and y in pixels of the image.
+        diameter: Diameter in pixels of the disc that the object fits.
         light: Unit vector (3,) towards the light.
-        ground: Colour (3,) of what lies below, to differ from.
-        unit: See :mod:`care_mm.datasets.shapes.backgrounds`.
+        background: Colour (3,) below the object, from which it must differ.
+        unit: Pixels per unit of length, as in :mod:`care_mm.datasets.shapes.backgrounds`.
     """
     name = OBJECTS[kind]
     diameter = diameter * _STRETCH.get(name, 1.0)
-    # Drawn larger, then averaged: smooth edges. Large objects show the steps less.
+    # Supersampling smooths the edges; large objects need less of it.
     k = 3 if diameter < 40 else 2
     left, top = math.floor(centre[0] - diameter / 2) - 1, math.floor(centre[1] - diameter / 2) - 1
     n = math.ceil(diameter) + 3
@@ -258,10 +259,10 @@ def draw_object(
     surface = _KINDS[name](dx * c + dy * s, dy * c - dx * s, rng)
 
     hue, pattern = _USUAL[name] if rng.random() < _SHARE_USUAL else (None, None)
-    first, second = _colours(rng, ground, hue)
+    first, second = _colours(rng, background, hue)
     rgb = mix(first, second, _pattern(rng, *surface.texture, diameter < 30 * unit, pattern))
-    for where, what in surface.paint:
-        rgb = np.where(where[..., None], what, rgb)
+    for mask, paint in surface.paint:
+        rgb = np.where(mask[..., None], paint, rgb)
     speckle = 1 + 0.05 * (noise(rng, (n * k, n * k), 2.0 * k) - 0.5)
     lx, ly, z = light.tolist()
     x, y = lx * c + ly * s, ly * c - lx * s

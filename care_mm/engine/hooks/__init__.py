@@ -1,11 +1,10 @@
-"""The hooks that keep a run safe, by their names in ``configs/_base_/runtime.py``."""
+"""Hooks that guard a run, under their names in ``default_hooks``; importing registers them."""
 
 from __future__ import annotations
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
-# Importing them registers them.
 from care_mm.engine.hooks.checkpoint import AtomicCheckpointHook
 from care_mm.engine.hooks.data import DataGuardHook
 from care_mm.engine.hooks.finite import FiniteGuardHook
@@ -25,18 +24,18 @@ GUARDS = {
 
 
 def ensure_guards(config: Config) -> None:
-    """Give a config that does not inherit from ours the same hooks.
+    """Add the guards to a config that does not inherit ``configs/_base_/runtime.py``.
 
-    One that is ``None`` in ``default_hooks`` stays off. A checkpoint hook of another kind than
-    mmengine's stays as it is.
+    A guard that is ``None`` in ``default_hooks`` stays off. mmengine's checkpoint hook is replaced
+    by ours; any other one is kept.
     """
     hooks = config.setdefault("default_hooks", ConfigDict())
     custom = {hook.get("type") for hook in config.get("custom_hooks") or () if hasattr(hook, "get")}
     for name, guard in GUARDS.items():
         kind = guard.__name__
         if name in hooks and hooks[name] is None:
-            print_log(f"default_hooks.{name} is None: the run goes without {kind}")
-            if name != "checkpoint":  # which mmengine would put back
+            print_log(f"default_hooks.{name} is None: running without {kind}")
+            if name != "checkpoint":  # mmengine would add its own
                 del hooks[name]
         elif name not in hooks and kind not in custom:
             hooks[name] = dict(type=kind, interval=1) if name == "checkpoint" else dict(type=kind)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: whole or not there; the old one goes after the new one is whole."""
+"""Atomic checkpoints: an old one is deleted only after its successor is complete."""
 
 from __future__ import annotations
 
@@ -6,120 +6,112 @@ import os
 import re
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import mmengine.runner.runner as their_runner
-from mmengine.dist import is_main_process
-from mmengine.fileio import LocalBackend, register_backend
+from mmengine.dist import is_main_process, master_only
 from mmengine.hooks import CheckpointHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from mmengine.runner import runner as runner_module
 
 from care_mm.checkpoint.reading import read_checkpoint
 from care_mm.checkpoint.writing import write_checkpoint, write_torch
+from care_mm.datasets.paths import is_url
 from care_mm.engine.disk import check_room, checkpoint_size
-from care_mm.files import PARTIAL, sha256_of, write_bytes
+from care_mm.files import PARTIAL, write_bytes
 
-BACKEND = "care_mm_atomic"
 LAST = "last_checkpoint"
-# A checkpoint from the middle of an epoch; the next ordinary one replaces it.
+# A checkpoint from the middle of an epoch; the next regular one replaces it.
 INTERRUPTED = "interrupted_iter_{}.pth"
 
 
-@register_backend(BACKEND, force=True)
-class AtomicBackend(LocalBackend):
-    """Local files, written whole or not at all; see :func:`care_mm.files.write_bytes`."""
-
-    def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Raises InputError on a full disk or a folder that takes no file."""
-        Path(filepath).parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(obj, filepath)
-
-    def put_text(self, obj: str, filepath: str | Path, encoding: str = "utf-8") -> None:
-        """Raises InputError as :meth:`put`."""
-        self.put(obj.encode(encoding), filepath)
-
-
 @contextmanager
-def _streamed() -> Iterator[None]:
-    """Checkpoints for our backend are written while they are serialised.
+def _streaming() -> Iterator[None]:
+    """Make ``Runner.save_checkpoint`` write local files atomically while it serialises them.
 
-    mmengine makes a file whole in memory before any backend sees it, which takes longer than
-    syncing it does.
+    mmengine serialises a checkpoint into memory before any file backend sees it. That takes longer
+    than flushing the file to disk.
     """
-    real = their_runner.save_checkpoint
+    # Patch 1 in docs/reliability.md; tested on mmengine 0.10.7 and onedl-mmengine 0.10.12.
+    original = runner_module.save_checkpoint
 
-    def save(checkpoint: dict, filename: str, *args: Any, **settings: Any) -> None:
-        if (settings.get("backend_args") or {}).get("backend") != BACKEND:
-            real(checkpoint, filename, *args, **settings)
-            return
+    def save(checkpoint: dict, filename: str, *_: Any, **__: Any) -> None:
         Path(filename).parent.mkdir(parents=True, exist_ok=True)
         write_torch(checkpoint, filename)
 
-    their_runner.save_checkpoint = save
+    runner_module.save_checkpoint = save
     try:
         yield
     finally:
-        their_runner.save_checkpoint = real
+        runner_module.save_checkpoint = original
 
 
-class _RemoveLater:
-    """A file backend that notes what is to be removed, and does so when it is asked."""
+class _DeferredRemoval:
+    """A file backend that defers deletions until :meth:`remove_now`."""
 
     def __init__(self, backend: Any) -> None:
         self.backend = backend
-        self.doomed: list[str] = []
+        self.pending: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.backend, name)
 
     def remove(self, path: str | Path) -> None:
-        self.doomed.append(str(path))
+        self.pending.append(str(path))
 
     rmtree = remove
 
-    def remove_now(self, spared: set[str]) -> None:
-        """Remove what is noted, except what has been written again since."""
-        for path in self.doomed:
-            if path in spared:
+    def remove_now(self, kept: set[str]) -> None:
+        """Delete the pending files, except those in ``kept``, which were written again since."""
+        for path in self.pending:
+            if path in kept:
                 continue
             if self.backend.isfile(path):
                 self.backend.remove(path)
-            elif self.backend.isdir(path):  # of deepspeed
+            elif self.backend.isdir(path):  # a checkpoint of deepspeed
                 self.backend.rmtree(path)
-        self.doomed.clear()
+        self.pending.clear()
 
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook``, with its arguments, that a kill or a full disk cannot hurt.
+    """mmengine's ``CheckpointHook``, with its arguments, made safe against kills and full disks.
 
-    A file is written under another name, synced and renamed; outdated and formerly best ones are
-    removed after that, and ``last_checkpoint`` always names a whole one. Before the first
-    iteration it makes sure that the disk has room for what the run will keep. Other file systems
-    than local ones are written as ``CheckpointHook`` does.
+    A file is written under a temporary name, flushed to disk and renamed. Outdated and formerly
+    best files are deleted after that, and ``last_checkpoint`` always names a complete file. Before
+    the first iteration, the hook checks that the disk has room for the files that the run will
+    keep. On remote file systems, it does what ``CheckpointHook`` does.
+
+    Attributes:
+        saved_iter: Number of iterations that the newest checkpoint covers; -1 if there is none.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Raises InputError where the disk has no room."""
-        place = str(self.out_dir or runner.work_dir)
-        self.is_local = "://" not in place and self.file_client_args is None
-        if self.is_local and self.backend_args is None:
-            self.backend_args = dict(backend=BACKEND)
+        """Clean up after a killed process and check the disk.
+
+        Raises:
+            InputError: The disk has no room for the checkpoints.
+        """
+        self.is_local = (
+            not is_url(str(self.out_dir or runner.work_dir))
+            and self.file_client_args is None
+            and (self.backend_args or {}).get("backend", "local") == "local"
+        )
         super().before_train(runner)
         if self.is_local and self.max_keep_ckpts > 0 and runner._resume:
             self._adopt_leftovers(runner)
-        self.file_backend = _RemoveLater(self.file_backend)
+        # Patch 2: the methods of CheckpointHook delete through this attribute.
+        self.file_backend = _DeferredRemoval(self.file_backend)
         self.saved_iter = runner.iter if runner._resume else -1
         if self.is_local and is_main_process():
-            for leftover in Path(self.out_dir).glob(f".*{PARTIAL}"):  # of a kill
+            for leftover in Path(self.out_dir).glob(f".*{PARTIAL}"):
                 leftover.unlink(missing_ok=True)
-            check_room(Path(self.out_dir), checkpoint_size(runner), self._num_kept(runner))
+            check_room(Path(self.out_dir), checkpoint_size(runner), self._max_files(runner))
 
     def _adopt_leftovers(self, runner: Runner) -> None:
-        """Count what a kill between a new checkpoint and the removal of an old one left behind."""
+        """Count the checkpoints that a kill between a save and the next deletion left behind."""
         done = runner.epoch if self.by_epoch else runner.iter
         pattern = re.escape(self.filename_tmpl).replace(re.escape("{}"), r"(\d+)")
         names = [re.fullmatch(pattern, file.name) for file in Path(self.out_dir).glob("*.pth")]
@@ -130,7 +122,7 @@ class AtomicCheckpointHook(CheckpointHook):
                 Path(self.out_dir, self.filename_tmpl.format(step)).unlink(missing_ok=True)
 
     def save_now(self, runner: Runner) -> str:
-        """Save after an iteration, be it in the middle of an epoch; returns the path."""
+        """Save after an iteration, even in the middle of an epoch, and return the path."""
         if self.by_epoch:
             number = runner.iter + 1
             meta = dict(epoch=runner.epoch, iter=number)
@@ -152,7 +144,7 @@ class AtomicCheckpointHook(CheckpointHook):
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
         self.saved_iter = meta["iter"]
-        with _streamed():
+        with self._writing():
             runner.save_checkpoint(
                 self.out_dir,
                 name,
@@ -164,44 +156,46 @@ class AtomicCheckpointHook(CheckpointHook):
                 backend_args=self.backend_args,
                 **self.args,
             )
-        if not is_main_process():
-            self.file_backend.doomed.clear()
-            return
-        write_bytes(str(self.last_ckpt).encode(), Path(runner.work_dir, LAST))
-        if self.is_local:
-            for path in Path(self.out_dir).glob(INTERRUPTED.format("*")):
-                self.file_backend.remove(path)
+        if is_main_process():
+            write_bytes(str(self.last_ckpt).encode(), Path(runner.work_dir, LAST))
+            if self.is_local:
+                for path in Path(self.out_dir).glob(INTERRUPTED.format("*")):
+                    self.file_backend.remove(path)
         self._remove_outdated()
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        with _streamed():
+        with self._writing():
             super()._save_best_checkpoint(runner, metrics)
-        if is_main_process():
-            self._remove_outdated()
+        self._remove_outdated()
+
+    def _writing(self) -> AbstractContextManager:
+        return _streaming() if self.is_local else nullcontext()
 
     def _remove_outdated(self) -> None:
+        if not is_main_process():
+            self.file_backend.pending.clear()
+            return
         best = getattr(self, "best_ckpt_path_dict", {}).values()
-        spared = {str(self.last_ckpt), str(getattr(self, "best_ckpt_path", None)), *map(str, best)}
-        self.file_backend.remove_now(spared)
+        current = (self.last_ckpt, getattr(self, "best_ckpt_path", None), *best)
+        self.file_backend.remove_now({str(path) for path in current})
 
+    @master_only
     def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
-        """As CheckpointHook's, but written whole; the name ends in the file's own SHA-256."""
+        """Publish a checkpoint atomically under a name that ends in the SHA-256 of the file."""
         if not self.is_local:
             super()._publish_model(runner, ckpt_path)
-            return
-        if not is_main_process():
             return
         content = read_checkpoint(ckpt_path)
         published = {key: content[key] for key in content if key in self.published_keys}
         path = Path(ckpt_path)
         draft = path.with_name(f".{path.stem}.draft.pth")
-        write_checkpoint(published, draft)
-        final = path.with_name(f"{path.stem}-{sha256_of(draft)[:8]}.pth")
+        digest = write_checkpoint(published, draft)
+        final = path.with_name(f"{path.stem}-{digest[:8]}.pth")
         os.replace(draft, final)
         runner.logger.info(f"The checkpoint ({ckpt_path}) is published to {final}.")
 
-    def _num_kept(self, runner: Runner) -> int:
-        """Files of a checkpoint's size at the fullest moment, the one being written among them."""
+    def _max_files(self, runner: Runner) -> int:
+        """Return the largest number of checkpoints at one time, including the one being written."""
         if self.interval <= 0:
             return 2
         length = runner.max_epochs if self.by_epoch else runner.max_iters

@@ -1,4 +1,4 @@
-"""Bad files in training data are named and left out, up to a limit; in evaluation they end it."""
+"""Report and skip bad files while training, up to a limit; end an evaluation at the first one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from care_mm.engine.hooks.samples import GuardedPipeline, leaves, noted
+from care_mm.engine.hooks.guarded_pipeline import GuardedPipeline, leaves, recorded
 from care_mm.errors import InputError
 
 RECORD = "bad_images.txt"
@@ -18,16 +18,17 @@ RECORD = "bad_images.txt"
 
 @HOOKS.register_module()
 class DataGuardHook(Hook):
-    """Name every bad file: unreadable, cut short, of another size than annotated, badly labelled.
+    """Name every bad file: unreadable, truncated, unlike its annotated size, or badly labelled.
 
-    In training each is left out and another sample taken in its place; the log and
-    ``bad_images.txt`` in the work dir list them, and too many end the run. In validation and tests
-    the first one does, since a metric over part of the data is another metric.
+    In training, a bad file is skipped and another sample takes its place. The log and
+    ``bad_images.txt`` in the work dir list the skipped files, and too many of them end the run. In
+    validation and testing, the first bad file ends the run, because a metric over part of the data
+    is a different metric.
 
     Args:
-        skip: Leave bad files out in training; ``False`` ends the run at the first.
-        max_bad: Share of the data set that may be bad, ten files at least.
-        max_in_a_row: Bad ones without a good one between them that end the run.
+        skip: Skip bad files in training; ``False`` ends the run at the first one.
+        max_bad: Share of the data set that may be bad; ten files are always allowed.
+        max_in_a_row: Number of consecutive bad files that end the run.
     """
 
     priority = "VERY_HIGH"
@@ -45,30 +46,30 @@ class DataGuardHook(Hook):
         """
         loader = runner.train_dataloader
         if not len(loader.dataset):
-            raise InputError(
-                "the training data have no image left: look at filter_cfg and ann_file"
-            )
+            raise InputError("the training data have no image left: check filter_cfg and ann_file")
         if not len(loader):
             raise InputError(
-                f"{len(loader.dataset)} training images give no full batch: take a smaller "
+                f"{len(loader.dataset)} training images do not fill a batch: use a smaller "
                 "batch_size, or drop_last=False"
             )
         self.record = Path(runner.work_dir) / RECORD
-        self.reported = len(noted(self.record))
+        self.reported = len(recorded(self.record))
         allowed = max(10, int(self.max_bad * len(loader.dataset)))
         self._guard(loader.dataset, skip=self.skip, max_bad=allowed)
 
     def before_val(self, runner: Runner) -> None:
+        """Guard the validation data."""
         self._guard(runner.val_dataloader.dataset)
 
     def before_test(self, runner: Runner) -> None:
+        """Guard the test data."""
         self._guard(runner.test_dataloader.dataset)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Say how many were left out so far, when there are new ones."""
-        bad = len(noted(self.record))
+        """Log how many files have been skipped, if there are new ones."""
+        bad = len(recorded(self.record))
         if bad > self.reported and is_main_process():
-            runner.logger.warning(f"{bad} images are left out, see {self.record}")
+            runner.logger.warning(f"{bad} images are skipped, see {self.record}")
         self.reported = bad
 
     def _guard(self, dataset: Any, skip: bool = False, max_bad: int = 0) -> None:

@@ -1,9 +1,9 @@
-"""Nothing that is not finite reaches the weights: looked at before every optimizer step."""
+"""Check losses and gradients before every optimizer step, so that no NaN reaches the weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,20 +22,23 @@ from torch import Tensor, nn
 from care_mm.errors import InputError
 
 ADVICE = (
-    "nothing was updated; look at the batch, lower the learning rate, or clip gradients "
+    "nothing was updated; check the batch, lower the learning rate, or clip gradients "
     "(optim_wrapper.clip_grad)"
 )
+# What is not finite in a process. The lowest of all processes is reported: a bad loss in one makes
+# the gradients of all bad, but only that one has the images.
+LOSS, GRADIENT, NOTHING = range(3)
 
 
 @HOOKS.register_module()
 class FiniteGuardHook(Hook):
     """End the run before an optimizer step with a loss or gradient that is NaN or infinite.
 
-    The error names the loss term, the iteration and the images; the batch is saved in the work dir.
-    With loss scaling a step that overflowed is skipped as usual, up to a number of them in a row.
+    The error names the loss term, the iteration and the images. The batch is saved in the work
+    dir. With loss scaling, a step that overflowed is skipped as usual, up to a limit.
 
     Args:
-        max_skipped: Steps in a row that loss scaling may skip.
+        max_skipped: Number of consecutive steps that loss scaling may skip.
     """
 
     priority = "VERY_HIGH"
@@ -48,20 +51,21 @@ class FiniteGuardHook(Hook):
         self.batch: Any = None
 
     def before_train(self, runner: Runner) -> None:
-        """Listen to the model's losses and to the optimizers."""
+        """Register hooks on the model, for its losses, and on the optimizers."""
         self.model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self.model.register_forward_hook(self._remember)
+        self.model.register_forward_hook(self._remember_losses)
         self.wrappers = _wrappers(runner.optim_wrapper)
         for wrapper in self.wrappers:
             check = partial(self._check, runner, wrapper)
             wrapper.optimizer.register_step_pre_hook(check)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Keep the batch for the error."""
         self.batch = data_batch
         self.losses = {}
 
-    def _remember(self, module: nn.Module, inputs: tuple, output: Any) -> None:
-        """A forward hook: the losses, detached; nothing waits for the GPU here."""
+    def _remember_losses(self, module: nn.Module, inputs: tuple, output: Any) -> None:
+        # Values stay on the device: reading them here would wait for the GPU.
         if module.training and isinstance(output, Mapping):
             for name, value in output.items():
                 if "loss" in name:
@@ -71,23 +75,31 @@ class FiniteGuardHook(Hook):
     def _check(
         self, runner: Runner, wrapper: OptimWrapper, optimizer: torch.optim.Optimizer, *_: Any
     ) -> None:
-        """Before the step. Not called when a gradient scaler skips it."""
+        """Check losses and gradients before a step; a gradient scaler that skips it does not call.
+
+        Raises:
+            InputError: A loss or gradient is not finite, in this or another process.
+        """
         self.stepped = True
         total = gradient_size(optimizer, wrapper)
         for value in self.losses.values():
             total = total + value.to(total.device, torch.float32)
-        fine = torch.isfinite(total)
-        if get_world_size() > 1:  # all or none: whoever went on would wait for the others for ever
-            flag = fine.to(torch.int32)
+        finite = torch.isfinite(total)
+        if get_world_size() > 1:  # a process that went on alone would wait for the others forever
+            flag = finite.to(torch.int32)
             all_reduce(flag, "min")
-            fine = flag
-        if not bool(fine):
+            finite = flag
+        if not bool(finite):
             self._stop(runner)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Count steps that a gradient scaler skipped, and look at iterations without a step."""
+        """Count the steps that a gradient scaler skipped, and check iterations without a step.
+
+        Raises:
+            InputError: Too many steps were skipped, or a loss is not finite.
+        """
         expected = any(wrapper.should_update() for wrapper in self.wrappers)
         if expected:
             scaled = any(hasattr(wrapper, "loss_scaler") for wrapper in self.wrappers)
@@ -95,15 +107,15 @@ class FiniteGuardHook(Hook):
             if self.skipped > self.max_skipped:
                 raise InputError(
                     f"iteration {runner.iter + 1}: loss scaling skipped {self.skipped} steps in a "
-                    f"row ({self._terms() or 'the losses are finite, the gradients are not'}); "
+                    f"row ({self._bad_losses() or 'only gradients are not finite'}); "
                     f"images: {self._images()}; lower the learning rate, or train without --amp"
                 )
-        elif not all(math.isfinite(float(value)) for value in self.losses.values()):
+        elif self._bad_losses():
             self._stop(runner, together=False)  # gradients are being accumulated
         self.stepped = False
         self.batch = None
 
-    def _terms(self) -> str:
+    def _bad_losses(self) -> str:
         return ", ".join(
             f"{name} is {float(value)}"
             for name, value in self.losses.items()
@@ -113,49 +125,63 @@ class FiniteGuardHook(Hook):
     def _images(self) -> str:
         return ", ".join(image_paths(self.batch)) or "unknown"
 
-    def _stop(self, runner: Runner, together: bool = True) -> None:
-        what = self._terms()
-        if not what:
-            bad = [
-                name
-                for name, parameter in self.model.named_parameters()
-                if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
-            ]
-            if not bad and get_world_size() == 1:
-                return  # a sum that overflowed, of finite parts
-            others = f" and {len(bad) - 1} others" if len(bad) > 1 else ""  # clipping spreads it
-            what = f"the gradient of {bad[0]}{others} is not finite, the losses are" if bad else ""
-        number = runner.iter + 1
-        rank = f"_rank{get_rank()}" if get_world_size() > 1 else ""
-        path = Path(runner.work_dir) / f"nonfinite_iter_{number}{rank}.pth"
-        where = f"the batch is in {path}"
-        try:
-            torch.save(self._dump(number), path)
-        except OSError as error:  # the disk is full, too
-            where = f"the batch could not be saved ({error.strerror})"
-        line = f"{what}; images: {self._images()}; {where}" if what else ""
-        if get_world_size() > 1 and together:
-            lines = all_gather_object(line)
-            # A bad loss spreads to all ranks as a bad gradient: who has the loss knows the images.
-            named = [
-                text for text in lines if " is " in text.split(";")[0] and "gradient" not in text
-            ]
-            line = (named or [text for text in lines if text] or [line])[0]
-        raise InputError(f"iteration {number}: {line}; {ADVICE}")
+    def _diagnose(self) -> tuple[int, str]:
+        """Return what is not finite in this process, and a sentence that names it."""
+        if losses := self._bad_losses():
+            return LOSS, losses
+        bad = [
+            name
+            for name, parameter in self.model.named_parameters()
+            if parameter.grad is not None and not torch.isfinite(parameter.grad).all()
+        ]
+        if not bad:
+            return NOTHING, ""
+        others = f" and {len(bad) - 1} others" if len(bad) > 1 else ""  # clipping spreads it
+        return GRADIENT, f"the gradient of {bad[0]}{others} is not finite, the losses are"
 
-    def _dump(self, number: int) -> dict[str, Any]:
+    def _stop(self, runner: Runner, together: bool = True) -> None:
+        """End the run, unless only a sum of finite numbers overflowed.
+
+        Args:
+            runner: The runner.
+            together: Whether all processes call this method.
+
+        Raises:
+            InputError: A loss or gradient is not finite.
+        """
+        fault, text = self._diagnose()
+        number = runner.iter + 1
+        if fault != NOTHING:
+            batch = self._save_batch(Path(runner.work_dir), number)
+            text = f"{text}; images: {self._images()}; {batch}"
+        if together and get_world_size() > 1:
+            fault, text = min(all_gather_object((fault, text)), key=lambda item: item[0])
+        if fault != NOTHING:
+            raise InputError(f"iteration {number}: {text}; {ADVICE}")
+
+    def _save_batch(self, folder: Path, number: int) -> str:
+        """Save the batch and the losses, and return where they are."""
+        rank = f"_rank{get_rank()}" if get_world_size() > 1 else ""
+        path = folder / f"nonfinite_iter_{number}{rank}.pth"
         losses = {name: float(value) for name, value in self.losses.items()}
-        return {"iteration": number, "losses": losses, "batch": plain(self.batch)}
+        try:
+            torch.save({"iteration": number, "losses": losses, "batch": plain(self.batch)}, path)
+        except OSError as error:  # the disk is full, too
+            return f"the batch could not be saved ({error.strerror})"
+        return f"the batch is in {path}"
 
 
 def _wrappers(optim_wrapper: Any) -> list[OptimWrapper]:
-    """Those of mmengine's own kind; others (deepspeed) look after their gradients themselves."""
+    """Return the wrappers of mmengine's kind; others (deepspeed) check gradients themselves."""
     wrappers = getattr(optim_wrapper, "optim_wrappers", {"": optim_wrapper}).values()
     return [wrapper for wrapper in wrappers if isinstance(wrapper, OptimWrapper)]
 
 
 def gradient_size(optimizer: torch.optim.Optimizer, wrapper: OptimWrapper) -> Tensor:
-    """A scalar that is finite if all gradients are; the norm that clipping took, where it did."""
+    """Return a scalar that is not finite if a gradient is not; reuse the norm that clipping took.
+
+    A sum of large finite gradients can overflow, too.
+    """
     clip = wrapper.clip_grad_kwargs
     if clip and wrapper.clip_func is torch.nn.utils.clip_grad_norm_:
         norm = wrapper.message_hub.get_scalar(f"train/{wrapper.grad_name}").current()
@@ -168,18 +194,19 @@ def gradient_size(optimizer: torch.optim.Optimizer, wrapper: OptimWrapper) -> Te
     ]
     if not grads:
         return torch.zeros(())
+    # Private function 1 in docs/reliability.md; tested on torch 2.1 to 2.15.
     return torch.stack([norm.float() for norm in torch._foreach_norm(grads)]).sum()
 
 
 def image_paths(batch: Any) -> list[str]:
-    """The files that a batch was made of, as far as its data samples say."""
+    """Return the image paths recorded in the data samples of a batch."""
     samples = batch.get("data_samples") if isinstance(batch, Mapping) else None
     samples = samples if isinstance(samples, Iterable) else []
     return [str(path) for sample in samples if (path := getattr(sample, "img_path", None))]
 
 
 def plain(value: Any) -> Any:
-    """A batch without classes of any package, so that it can be read with ``weights_only=True``."""
+    """Convert a batch to built-in types, arrays and tensors, for ``weights_only=True``."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if isinstance(value, BaseDataElement):
@@ -192,14 +219,8 @@ def plain(value: Any) -> Any:
         return value if value.dtype != object else str(value)
     if isinstance(value, str | int | float | None):
         return value
-    for part in _parts(value):
-        return plain(part)
+    if isinstance(getattr(value, "tensor", None), Tensor):  # mmdet's boxes
+        return plain(value.tensor)
+    if hasattr(value, "to_ndarray"):  # mmdet's masks
+        return plain(value.to_ndarray())
     return str(value)
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """What mmdet's boxes and masks hold."""
-    if torch.is_tensor(getattr(value, "tensor", None)):
-        yield value.tensor
-    if hasattr(value, "to_ndarray"):
-        yield value.to_ndarray()

@@ -1,4 +1,4 @@
-"""Ctrl-C, and the SIGTERM of a scheduler: the iteration is finished, a checkpoint saved."""
+"""Stop cleanly on Ctrl-C or SIGTERM: finish the iteration and save a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,33 +21,34 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(KeyboardInterrupt):
-    """A run that was asked to stop, and did so with its work saved; the message says where."""
+    """A run that was asked to stop and saved its work; the message is the checkpoint's path."""
 
 
 class _Request:
-    """What was asked of this process."""
+    """The signal that this process received, 0 for none."""
 
     number = 0
 
 
 @contextmanager
-def asking_first() -> Iterator[None]:
-    """Within it the first signal asks :class:`InterruptHook` to stop; a second one stops at once.
+def clean_stop() -> Iterator[None]:
+    """Make the first signal request a clean stop from :class:`InterruptHook`.
 
-    Only the main thread can do so; elsewhere nothing changes.
+    A second signal stops at once. Outside the main thread, which owns signal handlers, this context
+    does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def ask(number: int, frame: FrameType | None) -> None:
+    def request(number: int, frame: FrameType | None) -> None:
         if _Request.number:
             raise KeyboardInterrupt
         _Request.number = number
         if is_main_process():
             print("\nfinishing the iteration and saving; once more to stop at once", flush=True)
 
-    before = {number: signal.signal(number, ask) for number in SIGNALS}
+    before = {number: signal.signal(number, request) for number in SIGNALS}
     try:
         yield
     finally:
@@ -56,8 +57,8 @@ def asking_first() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _LeaveSignals:
-    """A loader worker's start: Ctrl-C goes to the whole group, and the parent decides."""
+class _IgnoreInterrupts:
+    """Initialise a loader worker: Ctrl-C reaches all processes, but only the parent handles it."""
 
     def __init__(self, init: Callable[[int], None] | None) -> None:
         self.init = init
@@ -70,55 +71,60 @@ class _LeaveSignals:
 
 @HOOKS.register_module()
 class InterruptHook(Hook):
-    """End the run after the iteration in which it is asked to, with a checkpoint.
+    """End the run with a checkpoint, after the iteration in which it was asked to stop.
 
-    Asked by :func:`asking_first`, which ``care_mm.engine.run.train`` is within. During a validation
-    the run ends at once if all iterations are saved, else after it.
+    Triggered by :func:`clean_stop`, which wraps ``care_mm.engine.run.train``. During validation,
+    the run ends at once if all iterations are saved, and after the validation otherwise.
     """
 
     priority = "LOWEST"
 
     def before_train(self, runner: Runner) -> None:
-        """Let workers be until the parent ends them."""
+        """Make loader workers ignore Ctrl-C."""
         for loader in (runner.train_dataloader, getattr(runner.val_loop, "dataloader", None)):
             if loader is not None:
-                loader.worker_init_fn = _LeaveSignals(loader.worker_init_fn)
+                loader.worker_init_fn = _IgnoreInterrupts(loader.worker_init_fn)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Raises Stopped."""
-        asked = _Request.number
+        """Save and stop if any process was asked to.
+
+        Raises:
+            Stopped: The run was asked to stop, and its work is saved.
+            KeyboardInterrupt: The run was asked to stop, and it has no checkpoint hook of ours.
+        """
+        number = _Request.number
         if get_world_size() > 1:  # signals reach processes at different iterations
-            flag = torch.tensor(asked, device=next(runner.model.parameters()).device)
+            flag = torch.tensor(number, device=next(runner.model.parameters()).device)
             all_reduce(flag, "max")
-            asked = int(flag)
-        if asked:
-            self._stop(runner, runner.iter + 1)
+            number = int(flag)
+        if not number:
+            return
+        hook = _checkpoint_hook(runner)
+        if hook is None:
+            raise KeyboardInterrupt
+        is_saved = hook.saved_iter == runner.iter + 1
+        _stop(runner, hook.last_ckpt if is_saved else hook.save_now(runner))
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Raises Stopped where nothing is left to save."""
+        """Stop if the run was asked to and nothing is left to save.
+
+        Raises:
+            Stopped: The run was asked to stop, and its work is saved.
+        """
         hook = _checkpoint_hook(runner)
-        saved = hook is not None and hook.saved_iter == runner.iter
-        if _Request.number and saved and get_world_size() == 1:
-            _say_and_stop(runner, hook.last_ckpt or runner.work_dir)
-
-    @staticmethod
-    def _stop(runner: Runner, done: int) -> None:
-        hook = _checkpoint_hook(runner)
-        if hook is None:
-            raise KeyboardInterrupt
-        path = hook.last_ckpt if hook.saved_iter == done else hook.save_now(runner)
-        _say_and_stop(runner, path)
+        is_saved = hook is not None and hook.saved_iter == runner.iter
+        if _Request.number and is_saved and get_world_size() == 1:
+            _stop(runner, hook.last_ckpt or runner.work_dir)
 
 
-def _say_and_stop(runner: Runner, path: str) -> None:
-    runner.logger.info(f"Stopped as asked; --resume goes on from {path}")
+def _stop(runner: Runner, path: str) -> None:
+    runner.logger.info(f"Stopped as requested; --resume continues from {path}")
     raise Stopped(str(path))
 
 
 def _checkpoint_hook(runner: Runner) -> AtomicCheckpointHook | None:
-    hooks = [hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)]
-    return hooks[0] if hooks else None
+    return next((hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)), None)

@@ -1,20 +1,18 @@
-"""Random numbers that depend on the seed and the place in the run alone, not on what came before.
+"""Random numbers that depend only on the seed and the position in the run.
 
-A run that is resumed then draws what it would have drawn, whatever the number of loader workers and
-processes, and the moment of the kill; no generator's state has to be kept.
+A resumed run draws what it would have drawn without the interruption, whatever the number of loader
+workers and the moment of the kill. No state of a generator has to be saved.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
@@ -22,41 +20,39 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch.utils.data import get_worker_info
 
-DRAWS, SAMPLE = (
-    0,
-    1,
-)  # kinds of place: what a model draws in an iteration, and one sample's pipeline
+# Kinds of position: the draws of a model in an iteration, and the pipeline of one sample.
+DRAWS, SAMPLE = 0, 1
 
 
-def seed_from(*place: int) -> int:
-    """A 63-bit seed for a place in the run; neighbours get unrelated ones."""
-    digest = hashlib.blake2b(repr(place).encode(), digest_size=8).digest()
+def seed_from(*position: int) -> int:
+    """Return a 63-bit seed for a position in the run; neighbours get unrelated seeds."""
+    digest = hashlib.blake2b(repr(position).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the generators of Python, NumPy and torch; of all devices, but for loader workers."""
+    """Seed the generators of Python, NumPy and torch, on all devices that the process uses."""
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)
     if get_device() == "cpu" or get_worker_info() is not None:
-        # manual_seed would format a stack trace for a device that nobody uses, which takes 1 ms.
+        # manual_seed would format a stack trace for each unused device, which takes 1 ms.
         torch.default_generator.manual_seed(seed)
     else:
         torch.manual_seed(seed)
 
 
 class NumberedBatch(list):
-    """Indices of a batch, and which iteration of the run it is for."""
+    """The indices of a batch, and the number of its iteration in the run."""
 
     number = 0
 
 
 class NumberedBatches:
-    """A batch sampler that numbers the batches of another, and can leave the first ones out.
+    """A batch sampler that numbers the batches of another, and can skip the first ones.
 
     Attributes:
-        number: Of the next batch, counted over the whole run.
-        skip: How many batches to leave out once, of an epoch that is resumed in its middle.
+        number: Number of the next batch, counted over the whole run.
+        skip: How many batches to skip once, to resume an epoch in its middle.
     """
 
     def __init__(self, batches: Any) -> None:
@@ -65,7 +61,7 @@ class NumberedBatches:
         self.skip = 0
 
     def __getattr__(self, name: str) -> Any:
-        if name == "batches":  # not yet there while being unpickled
+        if name == "batches":  # not set yet while the object is unpickled
             raise AttributeError(name)
         return getattr(self.batches, name)
 
@@ -84,7 +80,7 @@ class NumberedBatches:
 
 
 class SeededSamples:
-    """A dataset's ``__getitems__`` that seeds before every sample by its place in the run."""
+    """A data set's ``__getitems__`` that seeds before each sample, by its position in the run."""
 
     def __init__(self, dataset: Any, seed: int, rank: int) -> None:
         self.dataset = dataset
@@ -102,17 +98,17 @@ class SeededSamples:
 
 @HOOKS.register_module()
 class PlacedRandomnessHook(Hook):
-    """Seed every sample and every iteration by its place in the run.
+    """Seed every sample and every iteration by its position in the run.
 
-    A resumed run equals one that was not interrupted: sample order, augmentation and what the model
-    draws, also where an epoch was left in its middle. Workers, which mmengine seeds alike in every
-    epoch, get new numbers.
+    A resumed run equals an uninterrupted one in sample order, augmentation and the draws of the
+    model, even if it is resumed in the middle of an epoch. Loader workers get new numbers in every
+    epoch, while mmengine gives them the same seed each time.
     """
 
     priority = "VERY_HIGH"
 
     def before_train(self, runner: Runner) -> None:
-        """Number the batches and seed the samples of the loader."""
+        """Number the batches and seed the samples of the train loader."""
         self.seed = runner.seed
         loader = runner.train_dataloader
         self.batches = None
@@ -120,50 +116,42 @@ class PlacedRandomnessHook(Hook):
             loader.dataset, "__getitems__"
         ):
             runner.logger.warning(
-                "PlacedRandomnessHook: the train loader has no batch sampler or fetches batches "
-                "itself; what its samples draw is not seeded by place"
+                "PlacedRandomnessHook: the train loader has no batch sampler, or its data set "
+                "fetches whole batches; the draws of its samples are not seeded by position"
             )
             return
         self.batches = NumberedBatches(loader.batch_sampler)
-        # torch refuses an assignment since its iterators would not notice; there are none yet.
+        # Patches 3 and 4 in docs/reliability.md; tested on torch 2.1 to 2.15. torch refuses a
+        # plain assignment, since existing iterators would not notice; there are none yet.
         vars(loader)["batch_sampler"] = self.batches
         loader.dataset.__getitems__ = SeededSamples(loader.dataset, self.seed, get_rank())
         self._restart_iterator(runner)
 
     def _restart_iterator(self, runner: Runner) -> None:
-        """An iteration-based loop may have begun to read with the batches as they were."""
+        """Replace the iterator of an iteration-based loop, which may hold unnumbered batches."""
         iterator = getattr(runner.train_loop, "dataloader_iterator", None)
         if iterator is None:
             return
         sampler = runner.train_dataloader.sampler
+        # Patch 5; tested on mmengine 0.10.7 and onedl-mmengine 0.10.12.
         if getattr(iterator, "_iterator", None) is not None and hasattr(sampler, "indices"):
             sampler.indices = sampler._indices_of_rank()
         runner.train_loop.dataloader_iterator = type(iterator)(runner.train_dataloader)
-        # mmengine goes forward to the place of a resumed run: in the sampler, past our count, or
-        # batch by batch, which counts.
+        # To resume, mmengine reads batch by batch, which counts them, or, in the fork, advances the
+        # sampler, which does not.
         if hasattr(sampler, "skip") and hasattr(iterator, "skip_iter"):
             self.batches.number = runner.iter
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Go to the place of a run that was left in the middle of an epoch."""
+        """Go to the position of a run that stopped in the middle of an epoch."""
         if self.batches is None or hasattr(runner.train_loop, "dataloader_iterator"):
             return
         done = runner.iter - runner.epoch * len(self.batches)
         if 0 < done <= len(self.batches):
             self.batches.skip = done
-            runner.logger.info(f"The epoch goes on after {done} of {len(self.batches)} batches")
+            runner.logger.info(f"Resuming the epoch after {done} of {len(self.batches)} batches")
         self.batches.number = runner.iter
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed what the model draws."""
+        """Seed the draws of the model."""
         seed_everything(seed_from(DRAWS, self.seed, get_rank(), runner.iter))
-
-
-def use_deterministic(config: Config) -> None:
-    """Seeds as the config has them, 0 where it has none, and deterministic algorithms only."""
-    randomness = config.get("randomness") or {}
-    seed = randomness.get("seed")
-    config.randomness = dict(randomness, seed=0 if seed is None else seed, deterministic=True)
-    env = config.get("env_cfg") or {}
-    config.env_cfg = dict(env, cudnn_benchmark=False)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,4 +1,4 @@
-"""Faster training on the same numbers: layout and compilation of the backbone alone."""
+"""Train the same numbers faster, with another memory layout of the backbone or compiled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _to_channels_last(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tens
 def _to_contiguous(
     module: nn.Module, args: object, maps: Tensor | tuple[Tensor, ...]
 ) -> Tensor | tuple[Tensor, ...]:
-    if isinstance(maps, Tensor):  # of others' backbones
+    if isinstance(maps, Tensor):  # some backbones return a single map
         return maps.contiguous()
     return tuple(x.contiguous() for x in maps)
 
@@ -33,15 +33,15 @@ def _to_contiguous(
 class FastBackboneHook(Hook):
     """Run the model's backbone in channels_last layout, or compiled, or both.
 
-    Neck and heads stay as they are, and get their maps in NCHW: mmcv's operators, RoIAlign among
-    them, read any map as that, and what heads do with boxes and masks does not compile. Checkpoints
-    are the same with the hook and without it.
+    Neck and heads are unchanged and receive contiguous NCHW maps, because mmcv's operators, such as
+    RoIAlign, read any map as NCHW, and the box and mask code of heads does not compile. Checkpoints
+    are the same with and without the hook.
 
     Args:
-        channels_last: NHWC in memory for the backbone's weights and input. It pays on GPUs under
-            AMP; ``tools/benchmark.py --train`` tells for a machine.
-        compile: ``torch.compile`` for the backbone. Each new input size compiles again until
-            torch makes it dynamic, so that training at many sizes starts slowly.
+        channels_last: Use NHWC memory for the backbone's weights and input. It is faster on GPUs
+            with AMP; ``tools/benchmark.py --train`` measures it.
+        compile: Apply ``torch.compile`` to the backbone. Each new input size compiles again until
+            torch makes it dynamic, so training at many sizes starts slowly.
     """
 
     priority = "VERY_HIGH"
@@ -52,14 +52,18 @@ class FastBackboneHook(Hook):
         self._done = False
 
     def before_run(self, runner: Runner) -> None:
-        """Raises :class:`care_mm.errors.InputError` for a model that has no backbone."""
+        """Prepare the backbone, once.
+
+        Raises:
+            InputError: The model has no backbone.
+        """
         if self._done:
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         backbone = getattr(model, "backbone", None)
         if not isinstance(backbone, nn.Module):
             raise InputError(
-                f"FastBackboneHook: {type(model).__name__} has no backbone: take the hook out of "
+                f"FastBackboneHook: {type(model).__name__} has no backbone: remove the hook from "
                 "custom_hooks"
             )
         if self.channels_last:

@@ -1,4 +1,4 @@
-"""Weights that a run starts or goes on from fit its model, all of them, or it is said which not."""
+"""Refuse to start or resume from weights that fit only part of the model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from care_mm.errors import InputError
 
 @HOOKS.register_module()
 class WeightsGuardHook(Hook):
-    """Refuse a checkpoint (``load_from``, ``resume``) that covers part of the model.
+    """Refuse a checkpoint (``load_from``, ``resume``) that covers only part of the model.
 
     Args:
-        allow_partial: Take one to start from, and list what stays random. Going on with a run takes
-            all weights in any case.
+        allow_partial: Start from such a checkpoint and list the tensors that stay random. A
+            resumed run needs all weights in any case.
     """
 
     priority = "VERY_HIGH"
@@ -27,7 +27,11 @@ class WeightsGuardHook(Hook):
         self.allow_partial = allow_partial
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Raises InputError for weights that do not fit."""
+        """Compare the weights with the model.
+
+        Raises:
+            InputError: The weights do not fit, or are not finite.
+        """
         path = runner._load_from
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         state = state_dict_of(checkpoint, path)

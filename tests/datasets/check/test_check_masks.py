@@ -1,20 +1,16 @@
-"""Every fault that is put into masks, class folders and lists is named with its file."""
+"""Every fault in masks is named with its file."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from checking import ade, assert_named, check, folders
+from checking import ade, assert_named, check
 from PIL import Image
 
-from care_mm.datasets import check_masks
-from care_mm.datasets.shapes.objects import OBJECTS
-
-# Segmentation
+from care_mm.datasets.check.masks import label_table
 
 
 def masks_of(data: Path) -> list[Path]:
@@ -35,11 +31,11 @@ def put(value: int) -> Callable[[np.ndarray], np.ndarray]:
 
 
 MASK_FAULTS = {
-    "beyond": (put(12), ("values beyond", "(value 12; 11 classes)")),
-    "254": (put(254), ("values beyond", "(value 254; 11 classes)")),
-    "size": (lambda mask: mask[:-1], ("not of its picture's size",)),
-    "colour": (lambda mask: np.stack([mask] * 3, -1), ("one channel", "(RGB)")),
-    "16 bits": (lambda mask: mask.astype(np.uint16), ("one channel", "(I;16)")),
+    "beyond": (put(12), ("values beyond", ": value 12; 11 classes")),
+    "254": (put(254), ("values beyond", ": value 254; 11 classes")),
+    "size": (lambda mask: mask[:-1], ("another size than its image",)),
+    "colour": (lambda mask: np.stack([mask] * 3, -1), ("one channel", ": RGB")),
+    "16 bits": (lambda mask: mask.astype(np.uint16), ("one channel", ": I;16")),
 }
 
 
@@ -52,7 +48,7 @@ def test_faults_of_masks_are_named(data: Path, fault: str) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_values_that_are_ignored_are_well(data: Path, value: int) -> None:
+def test_ignored_values_are_ok(data: Path, value: int) -> None:
     repaint(masks_of(data)[0], put(value))
     assert not check(train=ade(data))["train"].problems
 
@@ -63,34 +59,38 @@ def test_images_and_masks_are_paired(data: Path) -> None:
     masks_of(data)[0].unlink()
     last_image.unlink()
     findings = check(train=ade(data))["train"]
-    assert_named(findings, "1 image has no mask", str(first_image))
-    assert_named(findings, "1 mask has no image", str(masks_of(data)[-1]))
+    assert_named(findings, "1 x image without a mask", str(first_image))
+    assert_named(findings, "1 x mask without an image", str(masks_of(data)[-1]))
 
 
-def test_a_folder_of_other_endings_is_named(data: Path) -> None:
+def test_a_folder_with_other_suffixes_is_named(data: Path) -> None:
     findings = check(train=ade(data, img_suffix=".png"))["train"]
-    assert_named(findings, "no image of the data set", "images/training (*.png)")
+    assert_named(findings, "without an image of the data set", "images/training: no *.png")
 
 
-def test_masks_that_are_ignored_altogether(data: Path) -> None:
+def test_masks_that_are_ignored_completely_are_a_problem_if_all_are(data: Path) -> None:
     blank = np.zeros_like
     repaint(masks_of(data)[0], blank)
     findings = check(train=ade(data))["train"]
     assert not findings.problems
-    assert_named(findings, "1 mask is ignored altogether", str(masks_of(data)[0]), fatal=False)
+    assert_named(
+        findings, "1 x mask that is ignored completely", str(masks_of(data)[0]), is_note=True
+    )
     for file in masks_of(data):
         repaint(file, blank)
-    assert_named(check(train=ade(data))["train"], "6 masks are ignored altogether, which are all")
+    assert_named(
+        check(train=ade(data))["train"], "6 x mask that is ignored completely, like all others"
+    )
 
 
 def test_masks_of_0_and_255_are_named(data: Path) -> None:
     for file in masks_of(data):
         repaint(file, lambda mask: np.where(mask > 3, 255, 0).astype(np.uint8))
-    two = dict(metainfo=dict(classes=("ground", "object")), reduce_zero_label=False)
-    assert_named(check(train=ade(data, **two))["train"], "nothing but 0 and 255")
+    two = dict(metainfo=dict(classes=("background", "object")), reduce_zero_label=False)
+    assert_named(check(train=ade(data, **two))["train"], "0 and 255 only")
 
 
-def test_two_opinions_about_the_zero_label_are_named(drawn: Path) -> None:
+def test_a_disagreement_about_the_zero_label_is_named(drawn: Path) -> None:
     loads = [dict(type="LoadAnnotations", reduce_zero_label=True)]
     findings = check(train=ade(drawn, pipeline=loads, reduce_zero_label=False))["train"]
     assert_named(findings, "another reduce_zero_label", "True, and False in the data set")
@@ -99,7 +99,7 @@ def test_two_opinions_about_the_zero_label_are_named(drawn: Path) -> None:
 @pytest.mark.parametrize("reduce", [False, True])
 @pytest.mark.parametrize("classes", [None, ("sky", "wall")])
 def test_values_become_labels_as_in_mmseg(tmp_path: Path, reduce: bool, classes) -> None:
-    """Every value of a byte, through mmseg's own loading, for all classes and for a choice."""
+    """Every value of a byte through mmseg's own loading, for all classes and for a subset."""
     from mmseg.datasets import ADE20KDataset
     from mmseg.datasets.transforms import LoadAnnotations
 
@@ -116,60 +116,4 @@ def test_values_become_labels_as_in_mmseg(tmp_path: Path, reduce: bool, classes)
         seg_fields=[],
     )
     loaded = LoadAnnotations()(results)["gt_seg_map"]
-    assert np.array_equal(check_masks.label_table(dataset), loaded.ravel())
-
-
-# Classification
-
-
-def test_class_folders_that_lack_or_are_empty_are_named(data: Path) -> None:
-    root = data / "imagenet"
-    for file in (root / "train" / "leaf").iterdir():
-        file.unlink()
-    shutil.rmtree(root / "val" / "star")
-    classes = dict(metainfo=dict(classes=OBJECTS))
-    found = check(train=folders(data, **classes), val=folders(data, "val", **classes))
-    assert_named(found["train"], "class folder is without an image", "train/leaf", fatal=False)
-    assert not found["train"].problems
-    assert_named(found["val"], "another number", "(5 folders, 6 classes; the first folders are")
-    assert_named(found["val"], "other classes than the training's", "it lacks 'star'")
-
-
-def test_unsorted_pictures_are_named(data: Path) -> None:
-    root = data / "imagenet" / "val"
-    for file in list(root.rglob("*.JPEG")):
-        file.rename(root / file.name)
-    for folder in list(root.iterdir()):
-        if folder.is_dir():
-            folder.rmdir()
-    findings = check(val=folders(data, "val"))["val"]
-    assert_named(findings, "pictures beside the class folders", "docs/data.md")
-    assert_named(findings, "folder has no image", str(root))
-
-
-def test_files_beside_the_images_are_noted(data: Path) -> None:
-    (data / "imagenet" / "train" / "cube" / "notes.txt").write_text("x")
-    assert_named(check(train=folders(data))["train"], "cube/notes.txt", fatal=False)
-
-
-def test_classes_in_another_order_than_the_folders_are_named(drawn: Path) -> None:
-    classes = dict(metainfo=dict(classes=OBJECTS[::-1]))
-    findings = check(train=folders(drawn, **classes))["train"]
-    assert_named(findings, "not at their folders' places", "'star' (number 0 of the classes")
-
-
-LINES = {
-    "cube/gone.JPEG 1": ("1 image is missing", "train/cube/gone.JPEG"),
-    "cube.JPEG": ("not a file and a label", "list.txt:2 ('cube.JPEG')"),
-    "cube.JPEG cube": ("not a file and a label", "list.txt:2"),
-    "{file} 6": ("beyond the classes", "6 of"),
-}
-
-
-@pytest.mark.parametrize("line", LINES)
-def test_faults_of_a_list_are_named(data: Path, line: str) -> None:
-    file = next((data / "imagenet" / "train" / "ball").iterdir())
-    name = str(file.relative_to(data / "imagenet" / "train"))
-    (data / "imagenet" / "list.txt").write_text(f"{name} 0\n{line.format(file=name)}\n")
-    settings = folders(data, ann_file="list.txt", metainfo=dict(classes=OBJECTS))
-    assert_named(check(train=settings)["train"], *LINES[line])
+    assert np.array_equal(label_table(dataset), loaded.ravel())

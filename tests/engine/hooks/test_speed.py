@@ -1,4 +1,4 @@
-"""A faster backbone: the same losses and checkpoints, in another layout."""
+"""A faster backbone gives the same losses and checkpoints."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Model(nn.Module):
 
 def hooked(model: nn.Module, **options: bool) -> nn.Module:
     hook = FastBackboneHook(**options)
-    for _ in range(2):  # a second run of the same runner changes nothing
+    for _ in range(2):  # a second run of the runner must change nothing
         hook.before_run(types.SimpleNamespace(model=model))
     return model
 
 
-def test_channels_last_reaches_every_layer_and_changes_no_number() -> None:
+def test_channels_last_reaches_every_layer_and_keeps_the_numbers() -> None:
     x = torch.rand(2, 3, 64, 96, dtype=torch.float64)
     plain, fast = Model().double(), hooked(Model().double(), channels_last=True)
     layouts = []
@@ -51,24 +51,25 @@ def test_channels_last_reaches_every_layer_and_changes_no_number() -> None:
     assert (out - expected).abs().max() <= 1e-12 * expected.abs().max()
     out.square().mean().backward()
     expected.square().mean().backward()
-    for mine, theirs in zip(fast.parameters(), plain.parameters(), strict=True):
-        assert (mine.grad - theirs.grad).abs().max() <= 1e-9 * theirs.grad.abs().max() + 1e-12
+    for actual, reference in zip(fast.parameters(), plain.parameters(), strict=True):
+        scale = reference.grad.abs().max()
+        assert (actual.grad - reference.grad).abs().max() <= 1e-9 * scale + 1e-12
     assert fast.state_dict().keys() == plain.state_dict().keys()
 
 
-def test_the_one_map_of_anothers_backbone_comes_out_in_nchw() -> None:
+def test_a_backbone_with_a_single_map_returns_it_in_nchw() -> None:
     model = nn.Module()
     model.backbone = nn.Conv2d(3, 8, 3)
     x = torch.rand(1, 3, 9, 9)
     expected = model.backbone(x)
-    found = hooked(model, channels_last=True).backbone(x)
+    actual = hooked(model, channels_last=True).backbone(x)
     assert model.backbone.weight.is_contiguous(memory_format=torch.channels_last)
-    assert found.is_contiguous()
-    torch.testing.assert_close(found, expected)
+    assert actual.is_contiguous()
+    torch.testing.assert_close(actual, expected)
 
 
 def test_channels_last_keeps_the_losses_of_a_detector() -> None:
-    """mmcv's RoIAlign would read maps in another layout than NCHW wrong, and say nothing."""
+    """mmcv's RoIAlign misreads maps that are not NCHW, without an error."""
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
     from mmengine.structures import InstanceData
@@ -92,13 +93,13 @@ def test_channels_last_keeps_the_losses_of_a_detector() -> None:
         sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.tensor([]))
         torch.manual_seed(1)
         np.random.seed(1)
-        found = model.loss(torch.rand(1, 3, 64, 96), [sample])
-        return [float(sum(x) if isinstance(x, list) else x) for x in found.values()]
+        terms = model.loss(torch.rand(1, 3, 64, 96), [sample]).values()
+        return [float(sum(x) if isinstance(x, list) else x) for x in terms]
 
     assert losses(hook=True) == pytest.approx(losses(hook=False), rel=1e-4, abs=1e-6)
 
 
-def test_compiled_is_the_backbone_alone() -> None:
+def test_only_the_backbone_is_compiled() -> None:
     model = hooked(Model(), compile=True)
     assert model.backbone._compiled_call_impl is not None
     assert model.neck._compiled_call_impl is None and model._compiled_call_impl is None

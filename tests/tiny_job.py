@@ -1,11 +1,15 @@
-"""A run of seconds with everything a long one has: CARE, drop path, augmentation, schedule, EMA,
-validation, a best checkpoint. Light imports: what trains is a fork of a server that has them."""
+"""A job of seconds with the parts of a long one.
+
+CARE with drop path, augmentation, schedule, moving average, validation, and a best checkpoint. Jobs
+are forks of a server that has imported everything, so that each starts at once.
+"""
 
 from __future__ import annotations
 
 import gc
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -14,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt  # noqa: F401, this and the next two: what a Runner imports
+import matplotlib.pyplot as plt  # noqa: F401, a Runner imports this and the next two
 import numpy as np
 import torch
 import torch._dynamo
@@ -29,7 +33,7 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from care_mm.engine.hooks.randomness import use_deterministic
+from care_mm.engine.options import use_deterministic
 from care_mm.engine.run import train
 from care_mm.errors import InputError
 
@@ -43,7 +47,7 @@ ARCH = dict(
 
 @DATASETS.register_module()
 class Noise(BaseDataset):
-    """Samples that a pipeline makes of random numbers; the label is the index modulo four."""
+    """Samples of random numbers from the pipeline; the label is the index modulo four."""
 
     def __init__(self, length: int = 12, **settings: Any) -> None:
         self.length = length
@@ -55,11 +59,9 @@ class Noise(BaseDataset):
 
 @TRANSFORMS.register_module()
 class MakeNoise:
-    """Draws from all three generators."""
+    """Draw from the generators of Python, NumPy and torch."""
 
     def __call__(self, data: dict) -> dict:
-        import random
-
         image = torch.randn(3, 32, 32) + np.random.rand() + random.random() + data["gt_label"]
         sample = BaseDataElement(metainfo=dict(img_path=data["img_path"]))
         sample.gt = data["gt_label"]
@@ -68,7 +70,7 @@ class MakeNoise:
 
 @MODELS.register_module()
 class Tiny(BaseModel):
-    """CARE and a linear layer; ``width`` more weights make its checkpoints take time to write."""
+    """CARE and a linear layer; ``width`` adds weights, so that checkpoints take time to write."""
 
     def __init__(self, width: int = 0, nan_at: int = -1, nan_in: str = "loss") -> None:
         super().__init__()
@@ -103,7 +105,7 @@ class Tiny(BaseModel):
 
 @METRICS.register_module()
 class MeanScore(BaseMetric):
-    """Any number that changes from one validation to the next."""
+    """A metric that changes from one validation to the next."""
 
     def process(self, data_batch: Any, data_samples: Any) -> None:
         self.results.extend(float(sample["scores"].mean()) for sample in data_samples)
@@ -114,7 +116,7 @@ class MeanScore(BaseMetric):
 
 @HOOKS.register_module()
 class TellHook(Hook):
-    """Write every iteration down: what a curve shows, to the last bit."""
+    """Record the loss, learning rate and samples of every iteration, to the last bit."""
 
     priority = "LOW"
 
@@ -130,13 +132,13 @@ class TellHook(Hook):
             samples=[sample.img_path for sample in data_batch["data_samples"]],
             pixels=float(torch.stack(data_batch["inputs"]).double().sum()).hex(),
         )
-        with open(self.file, "a") as file:  # of several processes: a line at a time
+        with open(self.file, "a") as file:  # other processes append lines, too
             file.write(json.dumps(line) + "\n")
         if runner.iter == self.interrupt_at:
             os.kill(os.getpid(), signal.SIGINT)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Where ``injectors.kill_in_save`` comes in."""
+        """Do nothing; ``injectors.kill_in_save`` replaces this method."""
 
 
 def settings(
@@ -154,7 +156,7 @@ def settings(
     launcher: str = "none",
     **checkpoint: Any,
 ) -> Config:
-    """A config of the job: ``rounds`` times ``length / batch`` iterations."""
+    """Return a config with ``rounds`` times ``length / batch`` iterations."""
     batches = length // batch
     cycle = (
         dict(by_epoch=True, max_epochs=rounds, val_interval=1)
@@ -210,7 +212,7 @@ def settings(
 
 
 def job(work_dir: Path, resume: str | None, options: dict) -> None:
-    """Train as a command does: 2 and a line in a file for bad input, 130 when asked to stop."""
+    """Train like a command: status 2 and a line in a file for bad input, 130 for a clean stop."""
     mark = options.pop("log", "")
     sys.stdout = sys.stderr = open(work_dir.with_suffix(f".log{mark}"), "a")  # noqa: SIM115
     torch.set_num_threads(1)
@@ -240,30 +242,40 @@ def job(work_dir: Path, resume: str | None, options: dict) -> None:
     os._exit(0)
 
 
-gc.freeze()  # the jobs, forks of the server, need not go through what was imported
+gc.freeze()  # garbage collection in the forks skips everything imported so far
+# The server gets the environment of pytest, but not its sys.path.
+_PATHS = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ["PYTHONPATH"] = os.pathsep.join(_PATHS)
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tiny_job", "injectors"])
 
 
 def start(work_dir: Path, resume: str | None = None, **options: Any) -> BaseProcess:
-    """The job in a process of its own, which can be killed."""
+    """Start the job in its own process, which can be killed."""
     process = CONTEXT.Process(target=job, args=(work_dir, resume, options))
     process.start()
     return process
 
 
 def finish(work_dir: Path, resume: str | None = None, timeout: float = 100, **options: Any) -> int:
-    """The job to its end; returns its exit status, negative for a signal."""
+    """Run the job to its end and return its exit status, negative for a signal."""
     process = start(work_dir, resume, **options)
     process.join(timeout)
     assert process.exitcode is not None, (
-        f"hangs: {work_dir.with_suffix('.log').read_text()[-3000:]}"
+        f"the job hangs: {work_dir.with_suffix('.log').read_text()[-3000:]}"
     )
     return process.exitcode
 
 
 def told(work_dir: Path) -> list[dict]:
-    """What the job wrote down of its iterations, in all its lives."""
+    """Return the recorded iterations of the job, over all its processes and resumptions."""
     file = work_dir.with_suffix(".jsonl")
     lines = file.read_text().splitlines() if file.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def error_of(work_dir: Path) -> str:
+    """Return the one line that the job ended with."""
+    line = work_dir.with_suffix(".error").read_text()
+    assert line.strip() and "\n" not in line and len(line) < 1200, line
+    return line

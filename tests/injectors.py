@@ -1,4 +1,4 @@
-"""Faults that a job sets up in its own process before it trains; given as ``prepare``."""
+"""Faults that a job injects into its own process before it trains; passed as ``prepare``."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import tiny_job
 from torch.utils.data import get_worker_info
 
 from care_mm import files
-from care_mm.engine.hooks import checkpoint as checkpointing
+from care_mm.engine.hooks import checkpoint
 
 
 def limit_files(work_dir: Path, size: int) -> None:
-    """The system's own limit on the size of a file."""
+    """Limit the size of files, by the operating system."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
 def fail_writes(work_dir: Path, after: int, keep: int) -> None:
-    """After so many files the disk takes ``keep`` bytes of each, as a full one does."""
+    """Simulate a full disk: after ``after`` files, only ``keep`` bytes of each are written."""
     real, count = os.fsync, [0]
 
     def full(descriptor: int) -> None:
@@ -39,7 +39,7 @@ def fail_writes(work_dir: Path, after: int, keep: int) -> None:
 
 
 def fill_disk(work_dir: Path, after: int) -> None:
-    """After so many files somebody else takes the room, all but 20 kB."""
+    """Fill the disk, except 20 kB, after ``after`` files."""
     real, count = os.replace, [0]
 
     def replace(source: str, target: str) -> None:
@@ -52,18 +52,18 @@ def fill_disk(work_dir: Path, after: int) -> None:
     files.os.replace = replace
 
 
-# Where in a save the time to a kill is counted from: it begins, its file is written, or named.
+# Moments of a save that the delay of a kill counts from: it begins, writes its file, or renames it.
 MARKS = {
     "save": (tiny_job.TellHook, "before_save_checkpoint"),
-    "write": (checkpointing, "write_torch"),
+    "write": (checkpoint, "write_torch"),
     "name": (files, "_publish"),
 }
 
 
 def kill_in_save(work_dir: Path, mark: str, number: int, delay: float) -> None:
-    """SIGKILL ``delay`` seconds after a save comes to a mark for the ``number``-th time.
+    """Send SIGKILL ``delay`` seconds after a save reaches a mark for the ``number``-th time.
 
-    A process of its own kills: this one may be anywhere by then, in C++ or in the kernel.
+    A child process sends it, so that it can strike anywhere, also in C++ or in the kernel.
     """
     owner, name = MARKS[mark]
     real, count, victim = getattr(owner, name), [0], os.getpid()
@@ -80,7 +80,7 @@ def kill_in_save(work_dir: Path, mark: str, number: int, delay: float) -> None:
 
 
 def kill_worker(work_dir: Path) -> None:
-    """A loader worker dies as when memory runs out."""
+    """Kill a loader worker, as the system does when memory runs out."""
     real = tiny_job.MakeNoise.__call__
 
     def die(self: Any, data: dict) -> dict:
@@ -92,19 +92,19 @@ def kill_worker(work_dir: Path) -> None:
 
 
 def bad_samples(work_dir: Path, bad: int) -> None:
-    """The first files cannot be read."""
+    """Make the first ``bad`` files unreadable."""
     real = tiny_job.MakeNoise.__call__
 
     def fail(self: Any, data: dict) -> dict:
         if int(data["img_path"].split("//")[1]) < bad:
-            raise OSError("no such picture")
+            raise OSError("no such image")
         return real(self, data)
 
     tiny_job.MakeNoise.__call__ = fail
 
 
 def be_rank(work_dir: Path, rank: int, world: int, port: int) -> None:
-    """What torchrun tells a process."""
+    """Set the variables that torchrun sets for a process."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),

@@ -1,0 +1,214 @@
+"""A data pipeline that names the file it fails on, and checks what would otherwise pass silently.
+
+Decoders return half an image from half a file. If an image was resized after it was annotated, its
+boxes are wrong without an error. A label beyond the classes is an index error on the CPU and makes
+a GPU unusable for the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from PIL import Image
+
+from care_mm.errors import InputError, one_line
+
+IGNORED = 255  # mmseg's label of pixels that are not counted
+ADVICE = "tools/check_data.py checks all of them"
+# First bytes of a format -> a mark among the last bytes of a complete file.
+ENDINGS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG\r\n\x1a\n": b"IEND"}
+
+
+class BadSample(Exception):
+    """A sample that cannot be used, and the reason."""
+
+
+def check_complete(path: str | Path) -> None:
+    """Detect truncated JPEG and PNG files, which OpenCV decodes without complaint.
+
+    Only a file without its end mark is decoded; other files cost a read of a few bytes.
+
+    Raises:
+        BadSample: The file is cut short.
+    """
+    with open(path, "rb") as file:
+        start = file.read(8)
+        ending = next((end for mark, end in ENDINGS.items() if start.startswith(mark)), None)
+        if ending is None:
+            return
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 32))
+        if ending in file.read():
+            return
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except Exception as error:
+        raise BadSample(f"cut short or damaged ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    name, text = type(error).__name__, one_line(error)
+    return text if isinstance(error, BadSample) or text == name else f"{name}: {text}"
+
+
+class GuardedPipeline:
+    """A pipeline that reports every failure as a bad file, by name.
+
+    Args:
+        pipeline: The pipeline of the data set.
+        num_classes: Number of classes, to check labels against; ``None`` skips that check.
+        skip: Report a bad file and return ``None``, so that the data set draws another sample.
+            Otherwise the first bad file ends the run.
+        max_bad: Number of distinct bad files tolerated, over all processes.
+        max_in_a_row: Number of consecutive failures that end the run, since the cause is probably
+            not a file.
+        record: File that lists the bad files, one per line; shared by all processes.
+    """
+
+    def __init__(
+        self,
+        pipeline: Callable[[dict], Any],
+        num_classes: int | None = None,
+        skip: bool = False,
+        max_bad: int = 10,
+        max_in_a_row: int = 20,
+        record: str | Path | None = None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.num_classes = num_classes
+        self.skip = skip
+        self.max_bad = max_bad
+        self.max_in_a_row = max_in_a_row
+        self.record = record
+        self.in_a_row = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "pipeline":  # not set yet while the object is unpickled
+            raise AttributeError(name)
+        return getattr(self.pipeline, name)
+
+    def __call__(self, data: dict) -> Any:
+        """Return the result of the pipeline, or ``None`` for a skipped sample.
+
+        Raises:
+            InputError: A bad file, or too many of them; names the file.
+        """
+        path = str(data.get("img_path") or data.get("filename") or "")
+        size = (data.get("height"), data.get("width"))
+        try:
+            if os.path.isfile(path):  # for other kinds of storage, only the pipeline can tell
+                check_complete(path)
+            result = self.pipeline(data)
+            if result is not None:
+                self._check(result, size)
+        except (MemoryError, InputError):
+            raise
+        except Exception as error:
+            self._report(path, error)
+            return None
+        # A pipeline may return nothing, for a crop without an object, but not forever.
+        self.in_a_row = 0 if result is not None else self.in_a_row + 1
+        if self.in_a_row > 10 * self.max_in_a_row:
+            raise InputError(
+                f"the pipeline returned nothing for {self.in_a_row} samples in a row, the last is "
+                f"{path}: does a crop or a filter remove all objects? {ADVICE}"
+            )
+        return result
+
+    def _check(self, result: Any, annotated: tuple) -> None:
+        """Check a packed sample.
+
+        Args:
+            result: The result of the pipeline.
+            annotated: Height and width according to the annotations.
+
+        Raises:
+            BadSample: The size, a box or a label is wrong.
+        """
+        sample = result.get("data_samples") if isinstance(result, Mapping) else None
+        if sample is None:
+            return
+        loaded = getattr(sample, "ori_shape", None)
+        if None not in annotated and loaded is not None and tuple(loaded) != annotated:
+            raise BadSample(
+                f"is {loaded[1]}x{loaded[0]} pixels, but the annotations say "
+                f"{annotated[1]}x{annotated[0]}: annotate the image as it is loaded, rotated by "
+                "its EXIF data"
+            )
+        if "gt_instances" in sample and "bboxes" in sample.gt_instances:
+            boxes = sample.gt_instances.bboxes
+            if not torch.isfinite(getattr(boxes, "tensor", boxes)).all():
+                raise BadSample("has a box that is not finite")
+        if self.num_classes is None:
+            return
+        last = self.num_classes - 1
+        if "gt_sem_seg" in sample:
+            labels = sample.gt_sem_seg.data
+            beyond = (labels > last) & (labels != IGNORED)
+            if beyond.any():
+                raise BadSample(
+                    f"has label {int(labels[beyond][0])} in its mask, the classes end at {last}: "
+                    "check reduce_zero_label and metainfo.classes"
+                )
+        if "gt_label" in sample:
+            labels = np.asarray(sample.gt_label)
+            if not ((labels >= 0) & (labels <= last)).all():
+                raise BadSample(f"has label {labels.tolist()}, the classes end at {last}")
+
+    def _report(self, path: str, error: Exception) -> None:
+        """Record a bad file.
+
+        Raises:
+            InputError: The file ends the run: none may be skipped, or there are too many.
+        """
+        line = f"{path or 'a sample without a path'}: {_reason(error)}"
+        self.in_a_row += 1
+        if not self.skip:
+            raise InputError(f"image {line}; fix or remove it, {ADVICE}") from error
+        if self.in_a_row >= self.max_in_a_row:
+            raise InputError(
+                f"{self.in_a_row} images in a row are unusable, the last is {line}; {ADVICE}"
+            ) from error
+        bad = self._record(path, line)
+        if bad > self.max_bad:
+            raise InputError(
+                f"{bad} images are unusable, which is more than {self.max_bad} (they are listed "
+                f"in {self.record}), the last is {line}; {ADVICE}"
+            ) from error
+
+    def _record(self, path: str, line: str) -> int:
+        """Log and record a bad file unless it is known, and return how many there are."""
+        known = recorded(self.record)
+        if path not in {entry.split(": ", 1)[0] for entry in known}:
+            known.append(line)
+            print_log(f"skipped image {line}", logger="current", level=logging.WARNING)
+            if self.record:
+                with open(self.record, "a") as file:  # other processes append lines, too
+                    file.write(line + "\n")
+        return len(known)
+
+
+def recorded(record: str | Path | None) -> list[str]:
+    """Return the lines of a record of bad files, one for each file."""
+    if record is None or not Path(record).is_file():
+        return []
+    lines = Path(record).read_text().splitlines()
+    return list({line.split(": ", 1)[0]: line for line in lines}.values())
+
+
+def leaves(dataset: Any) -> Iterator[Any]:
+    """Yield the data sets with a pipeline inside wrappers (RepeatDataset, ConcatDataset, ...)."""
+    inner = [getattr(dataset, name, None) for name in ("dataset", "datasets")]
+    inner = [part for part in inner if part is not None]
+    for item in inner:
+        for part in item if isinstance(item, list | tuple) else [item]:
+            yield from leaves(part)
+    if not inner and hasattr(dataset, "pipeline"):
+        yield dataset

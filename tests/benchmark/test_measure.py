@@ -1,0 +1,35 @@
+"""Ratios, floors and growth are computed from the times as documented."""
+
+from __future__ import annotations
+
+import pytest
+from benchmark.conftest import result
+
+from care_mm.benchmark import models
+from care_mm.benchmark.measure import growth, over_floor
+from care_mm.benchmark.worker import GEMM_SIZE
+
+
+def test_ratios_are_of_the_same_round() -> None:
+    """The ratio does not change when the machine becomes three times slower in between."""
+    fast, slow = result(seconds=(1, 1, 3, 3, 3)), result(seconds=(2, 2, 6, 6, 6))
+    assert slow.ratio(fast) == 2
+    assert slow.milliseconds() == 6000
+
+
+def test_the_floor_is_the_multiply_adds_at_the_rate_of_a_matrix_product() -> None:
+    gemm = result("gemm", seconds=(0.5, 0.5))
+    macs = models.macs("care_s0", "backbone", (64, 64))
+    floor = 0.5 * macs / GEMM_SIZE**3
+    assert over_floor(result(seconds=(2 * floor,) * 2), gemm) == pytest.approx(2)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.0])
+def test_growth_is_the_exponent_against_pixels(exponent: float) -> None:
+    sides = (64, 128, 256, 512)
+    results = [
+        result(seconds=(1e-9 * (s * s) ** exponent,), shape=(s, s), memory=10**9 + 40 * s * s)
+        for s in sides
+    ]
+    assert growth(results) == pytest.approx(exponent)
+    assert growth(results, "memory") == pytest.approx(1.0)

@@ -1,0 +1,62 @@
+"""Tables and plots show the fastest backend of each model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from benchmark.conftest import result
+
+from care_mm.benchmark import tables
+
+
+def test_peers_are_compared_each_in_its_faster_backend() -> None:
+    table = tables.against(
+        [
+            result("care_s0", (0.030, 0.09), "onnxruntime"),
+            result("care_s0", (0.010, 0.03), "openvino"),
+            result("resnet50", (0.020, 0.06), "onnxruntime"),
+            result("resnet50", (0.040, 0.12), "openvino"),
+        ]
+    )
+    assert table == [["over", "resnet50"], ["care_s0", "0.500"]]
+
+
+def test_the_baseline_is_of_the_same_input() -> None:
+    records = tables.summary(
+        [
+            result(seconds=(0.08,), backend="baseline", shape=(128, 128)),
+            result(seconds=(0.04,), backend="baseline"),
+            result(seconds=(0.01,)),
+        ],
+        result("gemm"),
+    )
+    assert [record["over_baseline"] for record in records] == pytest.approx([1, 1, 0.25])
+
+
+def test_the_plot_marks_the_front() -> None:
+    """A slower and worse model is drawn but not joined; the slower backend is not drawn."""
+    records = tables.summary(
+        [
+            result("care_s0", (0.010,), "openvino"),
+            result("care_s0", (0.020,), "deploy"),
+            result("resnet50", (0.040,), "openvino"),
+            result("care_s1", (0.015,), "openvino"),
+        ],
+        result("gemm"),
+    )
+    points, front = tables.points(records)
+    assert [name for _, _, name in points] == ["care_s0", "care_s1", "resnet50"]
+    assert [ms for ms, _ in front] == pytest.approx([10, 15])
+
+
+@pytest.mark.parametrize("slowest", ["care_s2", "swin_tiny_patch4_window7_224"])
+def test_labels_of_the_plot_are_inside_its_frame(tmp_path: Path, slowest: str) -> None:
+    results = [result("efficientformerv2_s1", (0.02,)), result(slowest, (0.052,))]
+    figure = tables.plot(tables.summary(results, result("gemm")), "title")
+    figure.savefig(tmp_path / "plot.png")
+    (axes,) = figure.axes
+    for label in axes.texts:
+        extent = label.get_window_extent()
+        assert axes.bbox.x0 < extent.x0 and extent.x1 < axes.bbox.x1, label.get_text()
+        assert axes.bbox.y0 < extent.y0 and extent.y1 < axes.bbox.y1, label.get_text()

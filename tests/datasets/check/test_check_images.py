@@ -1,0 +1,104 @@
+"""Unreadable and unusual images are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import pytest
+from checking import ade, assert_named, check, coco, edit, folders
+from PIL import Image
+
+from care_mm.datasets.check import images
+
+DAMAGED = {
+    "empty": (lambda file: file.write_bytes(b""), "an empty file"),
+    "truncated": (
+        lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+        "truncated",
+    ),
+    "html": (lambda file: file.write_text("<html>404</html>"), "a text file"),
+    "noise": (lambda file: file.write_bytes(bytes(range(256)) * 9), "cannot identify"),
+}
+
+
+@pytest.mark.parametrize("fault", DAMAGED)
+def test_a_damaged_file_is_named(data: Path, fault: str) -> None:
+    damage, reason = DAMAGED[fault]
+    coco_file = data / "coco" / "train2017" / "000000000003.jpg"
+    crop = next((data / "imagenet" / "train" / "cube").iterdir())
+    mask = next((data / "ade" / "ADEChallengeData2016" / "annotations" / "training").iterdir())
+    for file in (coco_file, crop, mask):
+        content = file.read_bytes()
+        file.unlink()  # a hard link of another file
+        file.write_bytes(content)
+        damage(file)
+    assert_named(check(train=coco(data))["train"], "unreadable image", str(coco_file), reason)
+    assert_named(check(train=folders(data))["train"], "unreadable image", str(crop), reason)
+    assert_named(check(train=ade(data))["train"], "unreadable mask", str(mask), reason)
+
+
+MODES = {
+    "L": "grayscale image",
+    "CMYK": "CMYK image",
+    "P": "image with a palette",
+    "RGBA": "image with alpha",
+    "I;16": "image with more than 8 bits",
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_images_that_are_not_rgb_are_noted_and_load(data: Path, mode: str) -> None:
+    file = data / "coco" / "train2017" / "000000000002.jpg"
+    image = Image.open(file)
+    size = image.size
+    image = image.convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    file.unlink()
+    image.save(file, "JPEG" if mode in ("L", "CMYK") else "PNG")
+    findings = check(train=coco(data))["train"]
+    assert not findings.problems
+    assert_named(findings, f"1 x {MODES[mode]}", str(file), is_note=True)
+    loaded = mmcv.imread(str(file))
+    assert loaded.shape == (size[1], size[0], 3) and loaded.dtype == np.uint8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sizes_are_those_that_opencv_loads(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / "rotated.jpg"
+    Image.new("RGB", (40, 24)).save(file, exif=exif)
+    for color in ("color", "color_ignore_orientation", "unchanged"):
+        loads = [dict(type="LoadImageFromFile", color_type=color)]
+        orient = images.applies_exif(dict(pipeline=loads))
+        height, width = mmcv.imread(str(file), flag=color).shape[:2]
+        assert images.decode(file, orient).size == (width, height)
+
+
+def test_a_rotated_image_must_be_annotated_as_rotated(data: Path) -> None:
+    file = data / "coco" / "train2017" / "000000000001.jpg"
+    image = Image.open(file)
+    image.load()
+    width, height = image.size
+    assert width != height
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file.unlink()
+    image.save(file, exif=exif)
+    named = f"{file}: {height} x {width}, annotated as {width} x {height}"
+    assert_named(check(train=coco(data))["train"], "another size than annotated", named)
+    edit(data, lambda content: content["images"][0].update(width=height, height=width))
+    edit(data, lambda c: c.update(annotations=[a for a in c["annotations"] if a["image_id"] != 1]))
+    findings = check(train=coco(data))["train"]
+    assert not findings.problems
+    assert_named(findings, "rotated by its EXIF data", str(file), is_note=True)
+
+
+def test_a_sample_is_even_and_bounded() -> None:
+    assert list(images.sample(range(5), 9)) == list(range(5))
+    assert list(images.sample(range(5), None)) == list(range(5))
+    assert images.sample(range(101), 5) == [0, 25, 50, 75, 100]
+    assert list(images.sample(range(5), 0)) == []
