@@ -94,7 +94,7 @@ $(READY): $(filter .uv/%,$(UV))
 			MMCV_CXX="$${CXX:-c++}" MMCV_CXXFLAGS="-g0 $$std" MMCV_HEADER='$(CURDIR)/$(HEADER)' \
 			CXX=mmcv_cxx.sh $(PY) -m pip wheel --quiet --no-deps \
 			--no-build-isolation --no-cache-dir --wheel-dir "$$wheels.new" $(MMCV) && \
-		$(PY) -m zipfile --list "$$wheels.new"/*.whl | grep --quiet mmcv/_ext && \
+		$(PY) -m zipfile --list "$$wheels.new"/*.whl | grep mmcv/_ext >/dev/null && \
 		mv "$$wheels.new" "$$wheels" && rm -r $(HEADER); }; } && \
 	$(UV) pip install --python $(VENV) --no-deps --offline "$$wheels"/*.whl || \
 		$(call fail,mmcv did not compile; docs/install.md has the usual reasons)
