@@ -1,7 +1,7 @@
-"""Make ``import care_mm`` enough for every class that a config of ours names.
+"""Make ``import care_mm`` register every class that our configs name.
 
-Classes that need mmdet or mmpretrain are registered by name and imported when they are built, so
-that the import stays light.
+Classes that need mmdet or mmpretrain are registered as functions that import the class when it is
+built, so that ``import care_mm`` stays light.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ from mmengine.registry import METRICS, MODELS, Registry
 import care_mm.datasets.shapes
 import care_mm.engine
 import care_mm.report.summary  # noqa: F401
+from care_mm.environment import DISTRIBUTIONS
+from care_mm.errors import InputError
 
-# Registry and name -> module that defines the class.
+# (registry, name) -> module that defines the class.
 _ON_DEMAND: dict[tuple[Registry, str], str] = {
     (METRICS, "FastCocoMetric"): "care_mm.engine.coco_metric",
     (MODELS, "CAREClassifier"): "care_mm.models.classifier",
     (MODELS, "CAREHead"): "care_mm.models.classifier",
 }
-# Documented import paths of earlier versions -> the module's name today.
+# Documented import paths of earlier versions -> today's module.
 _MOVED = {
     "care_mm.loading": "care_mm.checkpoint",
     "care_mm.engine.speed": "care_mm.engine.hooks.speed",
@@ -32,8 +34,16 @@ _MOVED = {
 
 
 def _builder(module: str, name: str) -> Callable[..., Any]:
+    """Return a function that imports the class and builds an instance."""
+
     def build(*args: Any, **kwargs: Any) -> Any:
-        return getattr(import_module(module), name)(*args, **kwargs)
+        try:
+            cls = getattr(import_module(module), name)
+        except ModuleNotFoundError as error:
+            package = (error.name or str(error)).split(".")[0]
+            options = " or ".join(DISTRIBUTIONS.get(package, (package,)))
+            raise InputError(f"{name} needs {package}: pip install {options}") from error
+        return cls(*args, **kwargs)
 
     build.__name__ = name
     return build
@@ -43,3 +53,5 @@ for (registry, name), module in _ON_DEMAND.items():
     registry.register_module(name=name, module=_builder(module, name))
 for old, new in _MOVED.items():
     sys.modules[old] = import_module(new)
+    parent, _, child = old.rpartition(".")
+    setattr(sys.modules[parent], child, sys.modules[old])

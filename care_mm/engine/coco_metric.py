@@ -44,7 +44,7 @@ def fast_classes() -> dict[str, type]:
 @contextmanager
 def _fast_classes_in_mmdet() -> Iterator[None]:
     """Replace the classes in the module of mmdet's metric, which looks them up there."""
-    # Patch 6 in docs/reliability.md; tested on mmdet 3.3.0 and onedl-mmdetection 3.5.1.
+    # Patch, see docs/reliability.md; tested on mmdet 3.3.0 and onedl-mmdetection 3.5.1.
     before = {name: getattr(coco_metric, name) for name in fast_classes()}
     vars(coco_metric).update(fast_classes())
     try:

@@ -63,7 +63,7 @@ def _build(config: Config) -> Runner:
     return RUNNERS.build(config) if "runner_type" in config else Runner.from_cfg(config)
 
 
-def _resume(config: Config, resume: str) -> None:
+def _prepare_resume(config: Config, resume: str) -> None:
     """Set the config to resume from a checkpoint, with the seed of its run."""
     if resume == "auto":
         newest = find_resumable(config)
@@ -100,7 +100,7 @@ def train(config: Config, resume: str | None = None) -> Runner:
         KeyboardInterrupt: Ctrl-C or SIGTERM, after saving; see :class:`InterruptHook`.
     """
     if resume is not None:
-        _resume(config, resume)
+        _prepare_resume(config, resume)
     elif newest := existing_run(config):
         raise InputError(
             f"{config.work_dir} already holds a run ({newest}): continue it with --resume, or "

@@ -131,7 +131,7 @@ class Arch:
         if unknown or missing:
             raise ValueError(
                 f"arch dict: unknown keys {sorted(unknown)}, missing keys {sorted(missing)}; "
-                f"it takes {names}; with base=one of {list(ARCHS)} the rest is inherited"
+                f"the keys are {names}; with a base (one of {list(ARCHS)}), the rest is inherited"
             )
         values |= {name: tuple(values[name]) for name in PER_STAGE}
         values["interaction_ratios"] = tuple(tuple(pair) for pair in values["interaction_ratios"])

@@ -188,9 +188,7 @@ def _stages(
         InputError: The maps are not a pyramid, or CARE has no such stride.
     """
     strides = [4 * 2**i for i in range(num_stages)]
-    shape = (
-        f"gives maps of strides {[m.stride for m in maps]} and widths {[m.channels for m in maps]}"
-    )
+    shape = f"returns maps of strides {[m.stride for m in maps]} and widths {[m.channels for m in maps]}"
     unknown = sorted({m.stride for m in maps} - set(strides))
     if unknown:
         raise InputError(f"{where} {shape}: CARE has strides {strides}, not {unknown}")
@@ -199,7 +197,7 @@ def _stages(
     if all(a.stride < b.stride for a, b in pairs) and not (dilated and scope == "mmseg"):
         return [(strides.index(m.stride),) for m in maps]
     if any(a.stride > b.stride or a.channels >= b.channels for a, b in pairs):
-        raise InputError(f"{where} {shape}: that is not a pyramid, and CARE gives one")
+        raise InputError(f"{where} {shape}: that is not a pyramid, but CARE returns one")
     if scope != "mmseg":
         raise InputError(
             f"{where} {shape}: it is dilated, CARE is not, and a detector's anchors and boxes "
@@ -254,10 +252,10 @@ def _rewire(
     if neck is not None:
         if any(len(feed.new) > 1 for feed in feeds):
             raise InputError(f"{where}.neck reads a dilated backbone, and CARE cannot be dilated")
-        kept = copy.deepcopy(neck)
+        old_neck = copy.deepcopy(neck)
         first = neck[0] if isinstance(neck, list | tuple) else neck
         rewire_neck(first, feeds, maps, f"{where}.neck")
-        before = measure(kept, scope, f"{where}.neck", [feed.old for feed in feeds]).maps
+        before = measure(old_neck, scope, f"{where}.neck", [feed.old for feed in feeds]).maps
         inputs = [maps[feed.new[0]] for feed in feeds]
         after = measure(neck, scope, f"{where}.neck on CARE", inputs).maps
         if before == after:

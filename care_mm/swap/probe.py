@@ -56,7 +56,7 @@ def build(cfg: Any, scope: str) -> nn.Module:
 
 
 def measure(cfg: Any, scope: str, where: str, inputs: Sequence[Map] | None = None) -> Measured:
-    """Build a backbone or a neck, run it, and return the feature maps that it gives.
+    """Build a backbone or a neck, run it, and return the sizes of its feature maps.
 
     Args:
         cfg: The config of the part. Its pretrained weights are not loaded.
@@ -77,11 +77,11 @@ def measure(cfg: Any, scope: str, where: str, inputs: Sequence[Map] | None = Non
         except Exception as error:
             raise InputError(
                 f"{where} does not run by itself ({type(error).__name__}: {one_line(error, 200)}), "
-                "so the maps that it gives to the rest of the model are unknown"
+                "so the maps that it returns are unknown"
             ) from error
     outs = outs if isinstance(outs, list | tuple) else [outs]
     if not all(isinstance(out, Tensor) and out.ndim == 4 for out in outs):
-        raise InputError(f"{where} gives more than feature maps (tokens, or nested outputs)")
+        raise InputError(f"{where} returns more than feature maps (tokens, or nested outputs)")
     maps = tuple(Map(out.shape[1], round(SIDE / out.shape[3])) for out in outs)
     return Measured(maps, getattr(module, "norm_eval", None))
 

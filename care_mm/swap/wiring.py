@@ -43,7 +43,7 @@ def rewire_neck(neck: dict, feeds: Sequence[Feed], new: Sequence[Map], where: st
                 neck["in_channels"] = type(widths)(_new_widths(feeds[::order], new))
                 return
     raise InputError(
-        f"{where} {neck.get('type')} has in_channels={widths}, but the old backbone gives "
+        f"{where} {neck.get('type')} has in_channels={widths}, but the old backbone returns "
         f"{_old_widths(feeds)}: how this neck reads it is not known"
     )
 

@@ -1,37 +1,25 @@
-"""tools/infer.py on the files of a user: videos, folders, damage, and nothing written over."""
+"""tools/infer.py on a user's files: videos, folders, damage, and nothing overwritten."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import tool
 from PIL import Image
+from predict.conftest import FPS, FRAMES, write_video
 from untrained import CONFIGS, write_checkpoint
 
 from care_mm.errors import InputError
 from care_mm.predict.files import find_files
 from care_mm.predict.video import Video
 
-FRAMES, FPS = 9, 5.0
-
-
-def write_video(file: Path, code: str = "mp4v", noise: int = 0) -> Path:
-    """Each frame is a grey of its own, with noise that makes it hard to compress."""
-    draw = np.random.default_rng(0)
-    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*code), FPS, (96, 64))
-    for i in range(FRAMES):
-        writer.write(20 * i + 30 + draw.integers(0, noise + 1, (64, 96, 3), np.uint8))
-    writer.release()
-    return file
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Checkpoints, and a folder with a picture, a video in a folder below, and a note."""
+    """Write checkpoints, and a folder with an image, a video in a subfolder, and a note."""
     folder = tmp_path_factory.mktemp("user")
     for task in ("classification", "segmentation"):
         write_checkpoint(task, folder)
@@ -46,7 +34,7 @@ def infer(task: str, folder: Path, *args: object) -> None:
     tool.call("infer", CONFIGS[task], folder / f"{task}.pth", *args, "--device", "cpu")
 
 
-def test_video_and_picture_of_a_folder(folder: Path, tmp_path: Path) -> None:
+def test_videos_and_images_of_a_folder_are_predicted(folder: Path, tmp_path: Path) -> None:
     infer("segmentation", folder, folder / "in", "--out-dir", tmp_path)
     records = json.loads((tmp_path / "predictions.json").read_text())
     assert set(records) == {"red.png", "below/walk.mp4"}
@@ -56,12 +44,12 @@ def test_video_and_picture_of_a_folder(folder: Path, tmp_path: Path) -> None:
     assert all(sum(f["classes"].values()) == pytest.approx(1, abs=0.01) for f in video["frames"])
     drawn = Video(tmp_path / "videos" / "below" / "walk.mp4")
     assert drawn.fps == FPS and len(list(drawn)) == FRAMES
-    assert Image.open(tmp_path / "pictures" / "red.png.png").size == (50, 40)
-    assert {file.name for file in tmp_path.iterdir()} == {"predictions.json", "pictures", "videos"}
+    assert Image.open(tmp_path / "images" / "red.png.png").size == (50, 40)
+    assert {file.name for file in tmp_path.iterdir()} == {"predictions.json", "images", "videos"}
 
 
-def test_some_frames_as_pictures(folder: Path, tmp_path: Path) -> None:
-    """And they are those frames: the grey of each shows through."""
+def test_every_fourth_frame_is_written_as_an_image(folder: Path, tmp_path: Path) -> None:
+    """The grey of each image tells that it is the right frame."""
     video = folder / "in" / "below" / "walk.mp4"
     args = ("--every", 4, "--frames", "--out-dir", tmp_path)
     infer("classification", folder, video, *args)
@@ -73,9 +61,11 @@ def test_some_frames_as_pictures(folder: Path, tmp_path: Path) -> None:
     assert record["fps"] == FPS / 4 and [f["frame"] for f in record["frames"]] == [0, 4, 8]
 
 
-def test_damaged_videos_are_named_and_the_rest_is_done(folder: Path, tmp_path: Path, capfd) -> None:
-    whole = write_video(tmp_path / "whole.avi", "MJPG", noise=60).read_bytes()
-    (tmp_path / "half.avi").write_bytes(whole[: len(whole) // 2])
+def test_damaged_videos_are_named_and_the_rest_is_predicted(
+    folder: Path, tmp_path: Path, capfd
+) -> None:
+    complete = write_video(tmp_path / "whole.avi", "MJPG", noise=60).read_bytes()
+    (tmp_path / "half.avi").write_bytes(complete[: len(complete) // 2])
     (tmp_path / "page.mp4").write_text("<html>not found</html>")
     (tmp_path / "empty.mov").touch()
     mp4 = (folder / "in" / "below" / "walk.mp4").read_bytes()
@@ -86,9 +76,9 @@ def test_damaged_videos_are_named_and_the_rest_is_done(folder: Path, tmp_path: P
     with pytest.raises(SystemExit) as caught:
         infer("classification", folder, *files, "--out-dir", tmp_path / "out")
     assert caught.value.code == 2
-    said = capfd.readouterr().err  # of FFmpeg too
-    lines = [line for line in said.splitlines() if "error" in line.lower() or "moov" in line]
-    assert len(lines) == 1, said
+    printed = capfd.readouterr().err  # by FFmpeg too
+    lines = [line for line in printed.splitlines() if "error" in line.lower() or "moov" in line]
+    assert len(lines) == 1, printed
     for name in ("page.mp4", "empty.mov", "cut.mp4"):
         assert f"{tmp_path / name}: cannot be read as a video" in lines[0]
     assert "half.avi: ends after" in lines[0] and f"of {FRAMES} frames" in lines[0]
@@ -99,25 +89,25 @@ def test_damaged_videos_are_named_and_the_rest_is_done(folder: Path, tmp_path: P
     assert len(list((tmp_path / "out" / "videos").iterdir())) == 2
 
 
-@pytest.mark.parametrize("taken", ["predictions.json", "videos/walk.mp4", "pictures/red.png.png"])
-def test_nothing_is_written_over(folder: Path, tmp_path: Path, capsys, taken: str) -> None:
+@pytest.mark.parametrize("taken", ["predictions.json", "videos/walk.mp4", "images/red.png.png"])
+def test_nothing_is_overwritten(folder: Path, tmp_path: Path, capsys, taken: str) -> None:
     (tmp_path / taken).parent.mkdir(exist_ok=True)
     (tmp_path / taken).write_text("mine")
     inputs = (folder / "in" / "below" / "walk.mp4", folder / "in" / "red.png")
     files = (CONFIGS["classification"], folder / "classification.pth")
     line = tool.refusal(capsys, "infer", *files, *inputs, "--out-dir", tmp_path)
-    assert f"{tmp_path / taken} exists" in line
+    assert f"--out-dir {tmp_path / taken}: exists already" in line
     assert [f.read_text() for f in tmp_path.rglob("*") if f.is_file()] == ["mine"]
 
 
-def test_two_files_of_one_name_are_refused(folder: Path) -> None:
+def test_two_files_with_the_same_name_are_refused(folder: Path) -> None:
     (folder / "other").mkdir(exist_ok=True)
     Image.new("RGB", (9, 9)).save(folder / "other" / "red.png")
     with pytest.raises(InputError, match=r"both be written as red\.png"):
         find_files([folder / "in", folder / "other"])
 
 
-def test_folder_without_pictures_says_what_would_do(tmp_path: Path) -> None:
+def test_folder_without_images_names_the_accepted_suffixes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no image .*\.png.* or video .*\.mp4"):
         find_files([tmp_path])
 

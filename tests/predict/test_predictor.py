@@ -1,47 +1,79 @@
-"""Drawing what a model sees, also where it sees next to nothing."""
+"""Records of predictions, and errors that name the image."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
-from mmengine.registry import init_default_scope
-from mmengine.structures import InstanceData
-from untrained import CONFIGS
+from mmengine.structures import InstanceData, PixelData
+from mmpretrain.structures import DataSample
+from mmseg.structures import SegDataSample
+from PIL import Image
+from untrained import CONFIGS, write_checkpoint
 
 from care_mm.config import load_config
-from care_mm.predict.draw import draw, offline_visualizer
+from care_mm.errors import InputError
+from care_mm.predict.predictor import Predictor
 
-BOX, EMPTY = (8.0, 8.0, 24.0, 24.0), (0.0, 0.0, 0.0, 0.0)
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    file = write_checkpoint("classification", tmp_path_factory.mktemp("checkpoints"))
+    predictor = Predictor(load_config(CONFIGS["classification"]), file, "cpu")
+    predictor.dataset_meta = {"classes": ("ball", "cube")}
+    return predictor
 
 
-def drawn(boxes: list[tuple], masked: list[bool]) -> np.ndarray:
-    config = load_config(CONFIGS["detection"])
-    init_default_scope("mmdet")
-    visualizer = offline_visualizer(config, dict(classes=("ball", "cube")))
-    masks = torch.zeros(len(boxes), 32, 32, dtype=torch.bool)
-    for mask, here in zip(masks, masked, strict=True):
-        mask[8:24, 8:24] = here
-    sample = DetDataSample(img_path="picture.png")
-    sample.pred_instances = InstanceData(
-        bboxes=torch.tensor(boxes),
-        scores=torch.full((len(boxes),), 0.9),
-        labels=torch.zeros(len(boxes), dtype=torch.long),
-        masks=masks,
+def test_records_hold_the_predictions_of_each_task(predictor: Predictor) -> None:
+    detection = DetDataSample()
+    detection.pred_instances = InstanceData(
+        bboxes=torch.tensor([[1.0, 2.0, 3.0, 4.0]]),
+        labels=torch.tensor([1]),
+        scores=torch.tensor([0.25]),
+        masks=torch.ones(1, 4, 5, dtype=torch.bool),
     )
-    return draw(visualizer, np.full((32, 32, 3), 255, np.uint8), sample)
+    segmentation = SegDataSample()
+    segmentation.pred_sem_seg = PixelData(data=torch.tensor([[[0, 1, 1, 1]]]))
+    classification = DataSample().set_pred_score(torch.tensor([0.1, 0.9])).set_pred_label(1)
+    records = [predictor.record(s) for s in (detection, segmentation, classification)]
+    mask = records[0]["instances"][0].pop("mask")
+    assert mask["size"] == [4, 5]
+    instance = {"label": 1, "class": "cube", "score": 0.25, "bbox": [1.0, 2.0, 3.0, 4.0]}
+    assert records == [
+        {"instances": [instance]},
+        {"classes": {"ball": 0.25, "cube": 0.75}},
+        {"label": 1, "class": "cube", "score": 0.9},
+    ]
+    assert json.loads(json.dumps(records)) == records
 
 
-@pytest.mark.parametrize("number", [1, 3])
-def test_empty_masks_in_empty_boxes_are_not_drawn(number: int) -> None:
-    assert (drawn([EMPTY] * number, [False] * number) == 255).all()
+def test_classes_without_a_name_are_recorded_by_number(predictor: Predictor) -> None:
+    sample = DataSample().set_pred_score(torch.tensor([0.1, 0.2, 0.7])).set_pred_label(2)
+    assert predictor.record(sample)["class"] == "2"
 
 
-@pytest.mark.parametrize(
-    ("boxes", "masked"),
-    [([BOX], [True]), ([BOX], [False]), ([EMPTY], [True]), ([EMPTY, EMPTY], [False, True])],
-    ids=["both", "box alone", "mask alone", "one of two"],
-)
-def test_whatever_has_a_box_or_a_mask_is_drawn(boxes: list[tuple], masked: list[bool]) -> None:
-    assert (drawn(boxes, masked)[8:24, 8:24] != 255).any()
+def test_grey_frame_is_drawn_as_rgb_at_its_own_size(predictor: Predictor) -> None:
+    loaded = predictor.read_frame(np.full((40, 50, 1), 90, np.uint8), "frame 0")
+    sample = DataSample().set_pred_score(torch.tensor([0.1, 0.9])).set_pred_label(1)
+    assert predictor.draw(loaded, sample).shape == (40, 50, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image"])
+def test_image_that_cannot_be_read_is_named(
+    predictor: Predictor, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "broken.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"image .*broken\.png: cannot be read"):
+        predictor.read(tmp_path / "broken.png")
+
+
+def test_image_that_the_pipeline_rejects_is_named(predictor: Predictor, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 10)).save(tmp_path / "image.png")
+    loaded = predictor.read(tmp_path / "image.png")
+    loaded["img"] = None
+    with pytest.raises(InputError, match=r"image .*image\.png: "):
+        predictor.prepare(loaded)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import golden
 import pytest
 import torch
+from clients.conftest import shipped_tool
 from commands.conftest import REPOSITORY, one_line
 
 from care_mm.datasets.shapes import OBJECTS, PALETTE, SEG_CLASSES, ensure_shapes
@@ -107,13 +107,6 @@ def call(folder: Path) -> Call:
     return call
 
 
-def tool_of(package: str, name: str) -> Path:
-    """Return the path of a script that the installed package ships."""
-    module = Path(importlib.util.find_spec(package).origin).parent
-    paths = [module / ".mim" / "tools" / name, module.parent / "tools" / name]
-    return next(path for path in paths if path.is_file())
-
-
 def test_retinanet_is_swapped_trained_tested_and_drawn(folder: Path, call: Call) -> None:
     base = "mmdet::retinanet/retinanet_r50_fpn_1x_coco.py"
     args = (base, "--arch", "s0", "--out", "retinanet_care.py")
@@ -122,13 +115,13 @@ def test_retinanet_is_swapped_trained_tested_and_drawn(folder: Path, call: Call)
     assert f"_base_ = {base!r}" in (folder / "retinanet_care.py").read_text()
 
     options = ("--work-dir", "runs/detector", "--cfg-options", *SMALL_DETECTOR)
-    trained = call(tool_of("mmdet", "train.py"), "my_detector.py", *options)
+    trained = call(shipped_tool("mmdet", "train.py"), "my_detector.py", *options)
     assert "559 of 559 tensors loaded from checkpoints/care_s0_in1k.pth" in trained
     assert "loss_bbox" in trained
 
     checkpoint = "runs/detector/epoch_1.pth"
     shown = ("--show-dir", "shown", *options)
-    tested = call(tool_of("mmdet", "test.py"), "my_detector.py", checkpoint, *shown)
+    tested = call(shipped_tool("mmdet", "test.py"), "my_detector.py", checkpoint, *shown)
     assert "coco/bbox_mAP" in tested
     assert len(list((folder / "runs" / "detector").rglob("shown/*.jpg"))) == 2
 
@@ -139,13 +132,13 @@ def test_upernet_is_swapped_trained_tested_and_drawn(folder: Path, call: Call) -
     call(REPOSITORY / "tools" / "swap_backbone.py", *args)
 
     options = ("--work-dir", "runs/segmentor", "--cfg-options", *SMALL_SEGMENTOR)
-    trained = call(tool_of("mmseg", "train.py"), "my_segmentor.py", *options)
+    trained = call(shipped_tool("mmseg", "train.py"), "my_segmentor.py", *options)
     assert "tensors loaded from checkpoints/care_s0_in1k.pth" in trained
     assert "decode.loss_ce" in trained and "aux.loss_ce" in trained
 
     checkpoint = "runs/segmentor/iter_3.pth"
     shown = ("--show-dir", "shown", *options, "default_hooks.visualization.interval=1")
-    tested = call(tool_of("mmseg", "test.py"), "my_segmentor.py", checkpoint, *shown)
+    tested = call(shipped_tool("mmseg", "test.py"), "my_segmentor.py", checkpoint, *shown)
     assert "mIoU" in tested
     assert len(list((folder / "shown").rglob("*.png"))) == 2
 

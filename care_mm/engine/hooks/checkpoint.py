@@ -34,7 +34,7 @@ def _streaming() -> Iterator[None]:
     mmengine serialises a checkpoint into memory before any file backend sees it. That takes longer
     than flushing the file to disk.
     """
-    # Patch 1 in docs/reliability.md; tested on mmengine 0.10.7 and onedl-mmengine 0.10.12.
+    # Patch, see docs/reliability.md; tested on mmengine 0.10.7 and onedl-mmengine 0.10.12.
     original = runner_module.save_checkpoint
 
     def save(checkpoint: dict, filename: str, *_: Any, **__: Any) -> None:
@@ -102,7 +102,7 @@ class AtomicCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if self.is_local and self.max_keep_ckpts > 0 and runner._resume:
             self._adopt_leftovers(runner)
-        # Patch 2: the methods of CheckpointHook delete through this attribute.
+        # CheckpointHook deletes through this attribute; mmengine 0.10.7 and onedl-mmengine 0.10.12.
         self.file_backend = _DeferredRemoval(self.file_backend)
         self.saved_iter = runner.iter if runner._resume else -1
         if self.is_local and is_main_process():

@@ -194,7 +194,7 @@ def gradient_size(optimizer: torch.optim.Optimizer, wrapper: OptimWrapper) -> Te
     ]
     if not grads:
         return torch.zeros(())
-    # Private function 1 in docs/reliability.md; tested on torch 2.1 to 2.15.
+    # A private function, tested on torch 2.1 to 2.15.
     return torch.stack([norm.float() for norm in torch._foreach_norm(grads)]).sum()
 
 

@@ -20,10 +20,6 @@ from care_mm.engine.hooks.checkpoint import AtomicCheckpointHook
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Stopped(KeyboardInterrupt):
-    """A run that was asked to stop and saved its work; the message is the checkpoint's path."""
-
-
 class _Request:
     """The signal that this process received, 0 for none."""
 
@@ -91,8 +87,8 @@ class InterruptHook(Hook):
         """Save and stop if any process was asked to.
 
         Raises:
-            Stopped: The run was asked to stop, and its work is saved.
-            KeyboardInterrupt: The run was asked to stop, and it has no checkpoint hook of ours.
+            KeyboardInterrupt: The run was asked to stop. Its work is saved, if the run has our
+                checkpoint hook.
         """
         number = _Request.number
         if get_world_size() > 1:  # signals reach processes at different iterations
@@ -113,7 +109,7 @@ class InterruptHook(Hook):
         """Stop if the run was asked to and nothing is left to save.
 
         Raises:
-            Stopped: The run was asked to stop, and its work is saved.
+            KeyboardInterrupt: The run was asked to stop, and its work is saved.
         """
         hook = _checkpoint_hook(runner)
         is_saved = hook is not None and hook.saved_iter == runner.iter
@@ -123,7 +119,7 @@ class InterruptHook(Hook):
 
 def _stop(runner: Runner, path: str) -> None:
     runner.logger.info(f"Stopped as requested; --resume continues from {path}")
-    raise Stopped(str(path))
+    raise KeyboardInterrupt(str(path))
 
 
 def _checkpoint_hook(runner: Runner) -> AtomicCheckpointHook | None:

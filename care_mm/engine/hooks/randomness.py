@@ -121,8 +121,8 @@ class PlacedRandomnessHook(Hook):
             )
             return
         self.batches = NumberedBatches(loader.batch_sampler)
-        # Patches 3 and 4 in docs/reliability.md; tested on torch 2.1 to 2.15. torch refuses a
-        # plain assignment, since existing iterators would not notice; there are none yet.
+        # Patches, see docs/reliability.md; tested on torch 2.1 to 2.15. torch refuses a plain
+        # assignment, since existing iterators would not notice; there are none yet.
         vars(loader)["batch_sampler"] = self.batches
         loader.dataset.__getitems__ = SeededSamples(loader.dataset, self.seed, get_rank())
         self._restart_iterator(runner)
@@ -133,7 +133,7 @@ class PlacedRandomnessHook(Hook):
         if iterator is None:
             return
         sampler = runner.train_dataloader.sampler
-        # Patch 5; tested on mmengine 0.10.7 and onedl-mmengine 0.10.12.
+        # Private names of mmengine 0.10.7 and onedl-mmengine 0.10.12.
         if getattr(iterator, "_iterator", None) is not None and hasattr(sampler, "indices"):
             sampler.indices = sampler._indices_of_rank()
         runner.train_loop.dataloader_iterator = type(iterator)(runner.train_dataloader)
