@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.export
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
 
 from care_mm.errors import InputError, one_line
 from care_mm.export.detector import Detector
@@ -24,7 +24,7 @@ class Part:
 
     module: nn.Module
     example: Tensor
-    exported: ExportedProgram
+    exported: torch.export.ExportedProgram
 
 
 @torch.no_grad()
@@ -60,19 +60,19 @@ def trace(
     if shape is None:
         dynamic = {2: _side("height", graph), 3: _side("width", graph)}
         if graph.batched:
-            dynamic[0] = Dim("batch", max=_MAX_BATCH)
+            dynamic[0] = torch.export.Dim("batch", max=_MAX_BATCH)
             example = torch.zeros(_OPEN_BATCH, 3, *_OPEN_SHAPE)
     return {WHOLE: Part(graph.module, example, _export(graph, graph.module, example, dynamic))}
 
 
-def _side(name: str, graph: Graph) -> Dim:
+def _side(name: str, graph: Graph) -> torch.export.Dim:
     # torch.export specialises on maps of size 1, so the range starts at 2; the files accept 1.
-    return Dim(name, min=2 * graph.least, max=_MAX_SIDE)
+    return torch.export.Dim(name, min=2 * graph.least, max=_MAX_SIDE)
 
 
 def _export(
-    graph: Graph, module: nn.Module, example: Tensor, dynamic: dict[int, Dim] | None
-) -> ExportedProgram:
+    graph: Graph, module: nn.Module, example: Tensor, dynamic: dict[int, torch.export.Dim] | None
+) -> torch.export.ExportedProgram:
     shapes = None if dynamic is None else (dynamic,)
     try:
         return torch.export.export(
