@@ -127,9 +127,13 @@ def refuse_misspelt_names(names: Iterable[str], path: str | Path) -> None:
     Raises:
         InputError: Such a name, with the name that was probably meant.
     """
-    known = top_level_keys()
+    # Variables are called test_pipeline and the like: only the Runner's arguments are compared.
+    known = top_level_keys() - _READ_BESIDES
     for name in names:
-        if name not in known and (hint := did_you_mean(name, known, cutoff=0.9)):
+        swapped = [key for key in known if sorted(key) == sorted(name) and key != name]
+        is_variant = name in known or any(name == f"{key}s" for key in known)
+        hint = did_you_mean(name, swapped or known, cutoff=0.7 if swapped else 0.9)
+        if hint and not is_variant:
             raise InputError(f"config {path}: nothing reads {name!r}{hint}")
 
 
