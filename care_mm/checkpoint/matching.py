@@ -86,7 +86,8 @@ class Match:
         loaded = self.total - len(random)
         if not loaded:
             raise InputError(
-                f"checkpoint {path} does not fit the config's model: not one tensor matches{self._hint()}"
+                f"checkpoint {path} does not fit the config's model: not one tensor matches"
+                f"{self._hint()}"
             )
         lines = [f"--allow-partial: {loaded} of {self.total} tensors loaded from {path}"]
         if random:
