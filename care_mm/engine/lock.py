@@ -29,8 +29,8 @@ def locked(work_dir: str | Path) -> Iterator[None]:
         return
     with Path(work_dir, LOCK).open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # workers do not inherit it
+        except (BlockingIOError, PermissionError):
             raise InputError(
                 f"--work-dir {work_dir}: another run is training there: wait for it, or choose "
                 "another --work-dir"
