@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from care_mm.config import find, is_pretrained, type_name
+from care_mm.datasets.check import refuse_bad_annotations
 from care_mm.datasets.paths import is_url, paths_of
 from care_mm.errors import InputError
 
@@ -40,6 +43,25 @@ def check_weights(config: Config) -> None:
                 f"teacher_checkpoint {path}: no such file; save the teacher's weights there, or "
                 "train without a teacher (--cfg-options model.teacher=None)"
             )
+
+
+def check_annotations(config: Config, splits: tuple[str, ...]) -> None:
+    """Refuse annotations that ``tools/check_data.py`` refuses, and log its notes on them.
+
+    Only the first process of a run reads them, and no image is opened.
+
+    Args:
+        config: The config.
+        splits: Any of ``'train'``, ``'val'`` and ``'test'``.
+
+    Raises:
+        InputError: Names the first problem and its fix.
+    """
+    if os.environ.get("RANK", "0") != "0" or os.environ.get("SLURM_PROCID", "0") != "0":
+        return
+    for findings in refuse_bad_annotations(config, splits):
+        for line in list(findings.lines())[1:]:
+            print_log(f"{findings.title} data: {line.strip()}", logger="current")
 
 
 def check_data(config: Config, splits: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ from care_mm.config import find, type_name, without_pretrained
 from care_mm.engine.hooks import ensure_guards
 from care_mm.engine.hooks.interrupt import clean_stop
 from care_mm.engine.lock import locked
-from care_mm.engine.preflight import check_data, check_weights
+from care_mm.engine.preflight import check_annotations, check_data, check_weights
 from care_mm.engine.resume import existing_run, find_checkpoint, find_resumable, read_state
 from care_mm.errors import InputError, explained
 from care_mm.export.stand_in import load_weights
@@ -142,6 +142,7 @@ def train(config: Config, resume: str | None = None) -> Runner:
     _refuse_no_training(config)
     check_weights(config)
     check_data(config, ("train", "val"))
+    check_annotations(config, ("train", "val"))
     prepare_folder(config.work_dir, "--work-dir")
     ensure_guards(config)
     _adapt_loaders(config)
@@ -176,6 +177,7 @@ def test(config: Config, checkpoint: str, allow_partial: bool = False) -> dict[s
         raise InputError(f"config {config.filename}: has no test_dataloader to test with")
     checkpoint = find_checkpoint(checkpoint)
     check_data(config, ("test",))
+    check_annotations(config, ("test",))
     config.model = without_pretrained(config.model)
     config.load_from = None
     prepare_folder(config.work_dir, "--work-dir")
