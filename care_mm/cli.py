@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from mmengine.config import DictAction
@@ -52,6 +53,52 @@ def _say(message: str) -> None:
 # Arguments
 
 
+class OptionAction(DictAction):
+    """mmengine's ``DictAction``, which keeps the spaces in texts: ``work_dir='my runs/x'``."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Sequence[str],
+        option_string: str | None = None,
+    ) -> None:
+        """Add ``KEY=VALUE`` texts to the dict of options."""
+        options = dict(getattr(namespace, self.dest) or {})
+        for item in values:
+            key, separator, text = item.partition("=")
+            if not separator or not key:
+                parser.error(f"--cfg-options {item}: is not of the form KEY=VALUE")
+            options[key] = self.parse(text)
+        setattr(namespace, self.dest, options)
+
+    @classmethod
+    def parse(cls, text: str) -> Any:
+        """Return a number, a truth value, ``None``, a text, or a list or tuple of them."""
+        text = text.strip()
+        if text[:1] in ("'", '"') and text.find(text[0], 1) == len(text) - 1:
+            return cls._parse_int_float_bool(text[1:-1])
+        pair = text[:1] + text[-1:]
+        items = _split(text[1:-1] if pair in ("[]", "()") else text)
+        if pair == "()":
+            return tuple(map(cls.parse, items))
+        if pair == "[]" or len(items) > 1:
+            return [cls.parse(item) for item in items]
+        return cls._parse_int_float_bool(text)
+
+
+def _split(text: str) -> list[str]:
+    """Split a text at the commas outside brackets; an empty last item does not count."""
+    items, depth = [""], 0
+    for character in text:
+        depth += (character in "[(") - (character in "])")
+        if character == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += character
+    return items if items[-1].strip() else items[:-1]
+
+
 def new_parser(doc: str | None) -> argparse.ArgumentParser:
     """Return a parser whose ``--help`` starts with the docstring of the command, unwrapped."""
     return argparse.ArgumentParser(
@@ -68,7 +115,11 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--cfg-options``."""
     parser.add_argument(
-        "--cfg-options", nargs="+", action=DictAction, metavar="K=V", help="override config values"
+        "--cfg-options",
+        nargs="+",
+        action=OptionAction,
+        metavar="K=V",
+        help="override config values",
     )
 
 

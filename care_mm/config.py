@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import Runner
 
+from care_mm.config_keys import refuse_misspelt_names, refuse_unread_options
 from care_mm.errors import InputError, did_you_mean, one_line
 
 
@@ -21,8 +20,8 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         options: Dotted key -> value.
 
     Raises:
-        InputError: There is no such file, the file does not parse, or an option starts with a key
-            that is neither in the config nor an argument of mmengine's Runner.
+        InputError: There is no such file, the file does not parse, or nothing reads a name in it or
+            the key of an option.
     """
     path = Path(path)
     if not path.is_file():
@@ -34,13 +33,9 @@ def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(str(error))}"
         raise InputError(f"config {path}: {reason}") from error
-    known = set(config) | set(inspect.signature(Runner.__init__).parameters)
-    for key in options or ():
-        top = key.split(".")[0]
-        if top not in known:
-            hint = did_you_mean(top, known)
-            raise InputError(f"--cfg-options {key}: {path} has no {top!r}{hint}")
+    refuse_misspelt_names(config.keys(), path)
     if options:
+        refuse_unread_options(config.to_dict(), options, path)
         try:
             config.merge_from_dict(dict(options))
         except (KeyError, TypeError, AssertionError) as error:

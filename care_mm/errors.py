@@ -31,15 +31,18 @@ def one_line(error: BaseException | str, limit: int | None = None) -> str:
     return text[:limit]
 
 
-def did_you_mean(name: str, known: Iterable[str], label: Callable[[str], str] = repr) -> str:
+def did_you_mean(
+    name: str, known: Iterable[str], label: Callable[[str], str] = repr, cutoff: float = 0.6
+) -> str:
     """Return ``"; did you mean 'close'?"`` for a close name, or an empty string.
 
     Args:
         name: The unknown name.
         known: The names that exist.
         label: Formats the suggestion.
+        cutoff: How similar a suggestion has to be, from 0 to 1.
     """
-    near = difflib.get_close_matches(name, list(known), n=1)
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"; did you mean {label(near[0])}?" if near else ""
 
 

@@ -23,6 +23,12 @@ from care_mm.datasets.check.config import check_config
 ROOT = tool.TOOLS.parent
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+SOURCES = [
+    file
+    for folder in ("care_mm", "tools", "configs")
+    for file in sorted((ROOT / folder).rglob("*"))
+    if file.suffix in (".py", ".sh", ".html", ".yml")
+]
 FINETUNE = (ROOT / "docs" / "finetune.md").read_text()
 FENCE = re.compile(r"^```.*?^```", flags=re.DOTALL | re.MULTILINE)
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -99,15 +105,23 @@ LAUNCHED = {"dist_train": "train", "slurm_train": "train", "dist_test": "test"}
 
 
 @pytest.fixture(scope="module")
-def options() -> dict[str, set[str]]:
-    """The options of each command, as its ``--help`` prints them."""
+def usage() -> dict[str, str]:
+    """What each command prints for ``--help``."""
     printed = {}
     for file in tool.TOOLS.glob("*.py"):
         output = io.StringIO()
         with contextlib.redirect_stdout(output), pytest.raises(SystemExit):
             tool.call(file.stem, "--help")
-        printed[file.stem] = set(OPTION.findall(output.getvalue()))
+        printed[file.stem] = output.getvalue()
     return printed
+
+
+def required(usage: str) -> set[str]:
+    """Return the options outside the brackets of a usage line."""
+    line, count = usage.split("\n\n")[0], 1
+    while count:
+        line, count = re.subn(r"\[[^\[\]]*\]", "", line)
+    return set(OPTION.findall(line))
 
 
 def commands(text: str) -> list[str]:
@@ -118,17 +132,26 @@ def commands(text: str) -> list[str]:
 
 
 @every_page
-def test_every_option_on_a_page_exists(page: Path, options: dict[str, set[str]]) -> None:
+def test_every_option_on_a_page_exists(page: Path, usage: dict[str, str]) -> None:
     for line in commands(page.read_text()):
         command = COMMAND.search(line)
         if command:
-            known = options[LAUNCHED.get(command[1], command[1])] | OTHERS
+            known = {*OPTION.findall(usage[LAUNCHED.get(command[1], command[1])]), *OTHERS}
         elif re.search(r"\.py\b", line):  # a script of another folder or package
             continue
         else:
-            known = set().union(*options.values(), OTHERS)
+            known = {*OPTION.findall("".join(usage.values())), *OTHERS}
         unknown = set(OPTION.findall(line)) - known
         assert not unknown, f"{line}: {unknown}"
+
+
+@every_page
+def test_every_command_on_a_page_has_the_required_options(page: Path, usage) -> None:
+    for line in commands(page.read_text()):
+        command = re.match(r"(?:\w+=\S+ )*python tools/(\w+)\.py \S", line)
+        if command:
+            missing = required(usage[command[1]]) - set(OPTION.findall(line))
+            assert not missing, f"{line}: {missing}"
 
 
 def test_every_set_up_message_on_the_installation_page_exists() -> None:
@@ -155,18 +178,19 @@ FORBIDDEN = {
     r"(?<!there )\bare none\b": "are ignored",
     r"\bfiles of strangers\b": "untrusted files",
     r"\brandom stay\b": "... stay random",
-    r"^#+ (?-i:What|Which|Of|Within|As which)\b[^?\n]*$": "a heading that names its topic",
+    r"^#+ (What|Which|Of|Within|As which)\b[^?\n]*$": "a heading that names its topic",
     r'"""(What|Which|Of|By|Within|As which)\b': "a docstring that begins with a verb or noun",
 }
 PLAIN = {pattern: re.compile(pattern, re.IGNORECASE | re.MULTILINE) for pattern in FORBIDDEN}
 
 
-@pytest.mark.parametrize("file", PAGES, ids=lambda file: str(file.relative_to(ROOT)))
+@pytest.mark.parametrize("file", PAGES + SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_plain_english(file: Path) -> None:
     text = file.read_text()
     faults = [
         f"{file.name}:{text[: match.start()].count(chr(10)) + 1}: {match[0]!r}: write {better}"
         for pattern, better in FORBIDDEN.items()
+        if file.suffix == ".md" or "heading" not in better
         for match in PLAIN[pattern].finditer(text)
     ]
     assert not faults, "\n".join(faults)

@@ -188,8 +188,9 @@ def _stages(
         InputError: The maps are not a pyramid, or CARE has no such stride.
     """
     strides = [4 * 2**i for i in range(num_stages)]
-    shape = f"returns maps of strides {[m.stride for m in maps]} and widths {[m.channels for m in maps]}"
-    unknown = sorted({m.stride for m in maps} - set(strides))
+    old_strides, old_widths = [m.stride for m in maps], [m.channels for m in maps]
+    shape = f"returns maps of strides {old_strides} and widths {old_widths}"
+    unknown = sorted(set(old_strides) - set(strides))
     if unknown:
         raise InputError(f"{where} {shape}: CARE has strides {strides}, not {unknown}")
     pairs = list(itertools.pairwise(maps))
