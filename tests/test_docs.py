@@ -136,7 +136,7 @@ def test_every_option_on_a_page_exists(page: Path, usage: dict[str, str]) -> Non
     for line in commands(page.read_text()):
         command = COMMAND.search(line)
         if command:
-            known = {*OPTION.findall(usage[LAUNCHED.get(command[1], command[1])]), *OTHERS}
+            known = {*OPTION.findall(usage.get(LAUNCHED.get(command[1], command[1]), "")), *OTHERS}
         elif re.search(r"\.py\b", line):  # a script of another folder or package
             continue
         else:
