@@ -55,9 +55,20 @@ def find(node: Any, matches: Callable[[Mapping], bool]) -> Iterator[ConfigDict]:
             yield from find(value, matches)
 
 
+def type_name(node: Any) -> str:
+    """Return the class name in a dict's ``type``, without scope or module; empty if it has none.
+
+    A type may be a name, a name with a scope (``mmdet.CocoDataset``), or, in mmengine's pure
+    Python style, a class or its import path.
+    """
+    kind = node.get("type") if isinstance(node, Mapping) else None
+    name = kind if isinstance(kind, str) else getattr(kind, "__name__", "")
+    return name.rpartition(".")[2]
+
+
 def is_pretrained(node: Mapping) -> bool:
     """Whether the dict is an ``init_cfg`` that loads a file."""
-    return node.get("type") == "Pretrained" and "checkpoint" in node
+    return type_name(node) in ("Pretrained", "PretrainedInit") and "checkpoint" in node
 
 
 def without_pretrained(node: Any) -> Any:

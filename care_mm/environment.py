@@ -6,15 +6,18 @@ imported. Standard library only, so that the message appears even if nothing els
 
 from __future__ import annotations
 
+import getpass
 import importlib
 import os
 import platform
 import re
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from importlib.util import find_spec
+from pathlib import Path
 
 __version__ = "0.1.0"
 # Import name -> distributions that provide it: the maintained fork, then the originals.
@@ -113,6 +116,11 @@ def check() -> None:
     Raises:
         ImportError: A package is missing, or a version cannot work; names what to install.
     """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # a container's user without an entry in passwd, as torch wants
+        folder = Path(tempfile.gettempdir(), f"torchinductor_{os.getuid()}")
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     if os.environ.get(ANYWAY) == "1":
         return
     versions = installed()

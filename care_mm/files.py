@@ -25,6 +25,34 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def prepare_folder(folder: str | Path, option: str) -> None:
+    """Create a folder for results and check that it is writable, before anything is computed.
+
+    Args:
+        folder: The folder.
+        option: The option that named it, for the message.
+
+    Raises:
+        InputError: The folder cannot be created or written to, or the disk is full.
+    """
+    folder = Path(folder)
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise InputError(f"{option} {folder}: {existing} is a file, not a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}{PARTIAL}"
+        try:
+            probe.write_bytes(bytes(4096))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"{option} {folder}: cannot be written ({error.strerror or error}): is it read-only, "
+            "or the disk full?"
+        ) from error
+
+
 @contextmanager
 def atomic_file(path: str | Path, overwrite: bool = True) -> Iterator[BinaryIO]:
     """Open a file for writing that gets its name only when it is complete.

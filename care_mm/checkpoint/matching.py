@@ -68,10 +68,27 @@ class Match:
                     f"the first is {keys[0]!r}"
                 )
 
+    def _hint(self) -> str:
+        """Name the prefix that all keys of the file share, if the rest are keys of the model."""
+        for key in self.unexpected:
+            for name in self.missing:
+                if key.endswith(f".{name}"):
+                    return f": its keys start with {key.removesuffix(name)!r}"
+        return ""
+
     def report_partial(self, path: str | Path) -> None:
-        """Log which tensors of the model stay random and which tensors of the file go unused."""
+        """Log which tensors of the model stay random and which tensors of the file go unused.
+
+        Raises:
+            InputError: No tensor matches.
+        """
         random = (*self.missing, *self.misshapen)
         loaded = self.total - len(random)
+        if not loaded:
+            raise InputError(
+                f"checkpoint {path} does not fit the config's model: not one tensor matches"
+                f"{self._hint()}"
+            )
         lines = [f"--allow-partial: {loaded} of {self.total} tensors loaded from {path}"]
         if random:
             lines.append(f"  {len(random)} stay random: {', '.join(random)}")
@@ -122,7 +139,7 @@ def load_model(
     state = state_dict_of(content, path)
     match = Match.compare(model.state_dict(), state)
     unfit = {*match.unexpected, *match.misshapen}
-    if allow_partial and len(unfit) < len(state):
+    if allow_partial:
         match.report_partial(path)
         state = {key: value for key, value in state.items() if key not in unfit}
     else:

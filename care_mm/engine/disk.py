@@ -1,4 +1,4 @@
-"""Check, before a run starts, that its files can be written and that the disk has room for them."""
+"""Check, before a run starts, that the disk has room for its checkpoints."""
 
 from __future__ import annotations
 
@@ -68,24 +68,3 @@ def check_room(folder: Path, size: int, number: int) -> None:
     finally:
         with suppress(OSError):
             probe.unlink()
-
-
-def prepare_work_dir(folder: str | Path) -> None:
-    """Create the work dir and check that it is writable, before anything is built.
-
-    Raises:
-        InputError: The folder cannot be created or written to, or the disk is full.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}{PARTIAL}"
-        try:
-            probe.write_bytes(bytes(4096))
-        finally:
-            probe.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"--work-dir {folder}: cannot be written ({error.strerror or error}): is it read-only, "
-            "or the disk full?"
-        ) from error

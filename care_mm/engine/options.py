@@ -10,8 +10,9 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
-from care_mm.config import find, load_config, without_pretrained
+from care_mm.config import find, load_config, type_name, without_pretrained
 from care_mm.errors import InputError, refuse_existing
+from care_mm.files import prepare_folder
 
 
 def use_from_scratch(config: Config) -> None:
@@ -32,7 +33,7 @@ def use_amp(config: Config) -> None:
     """
     if not torch.cuda.is_available():
         raise InputError("--amp needs a GPU, and torch finds none: omit it on the CPU")
-    kind = config.optim_wrapper.get("type", "OptimWrapper")
+    kind = type_name(config.optim_wrapper) or "OptimWrapper"
     if kind not in ("OptimWrapper", "AmpOptimWrapper"):
         raise InputError(f"--amp replaces OptimWrapper, but the config has {kind!r}")
     config.optim_wrapper.type = "AmpOptimWrapper"
@@ -74,6 +75,7 @@ def use_show_dir(config: Config, folder: str) -> None:
     Raises:
         InputError: The config has no visualization hook of a known type.
     """
+    prepare_folder(folder, "--show-dir")
     folder = str(Path(folder).absolute())
     hook = config.get("default_hooks", {}).get("visualization") or {}
     settings = {
@@ -81,22 +83,24 @@ def use_show_dir(config: Config, folder: str) -> None:
         "SegVisualizationHook": {"draw": True, "interval": 1},
         "VisualizationHook": {"enable": True, "interval": 1, "out_dir": folder},
     }
-    if hook.get("type") not in settings:
+    if type_name(hook) not in settings:
         raise InputError("--show-dir: the config has no default_hooks.visualization to draw with")
-    hook.update(settings[hook["type"]])
+    hook.update(settings[type_name(hook)])
     config.visualizer["save_dir"] = folder
 
 
 def use_out_file(config: Config, file: str) -> None:
-    """Write the predictions of a test to a pickle, as MM's own tools do.
+    """Write the predictions of a test to a pickle; see :class:`PredictionFileHook`.
 
     Raises:
-        InputError: The file exists.
+        InputError: The file exists, its name does not end in .pkl, or its folder is not writable.
     """
     refuse_existing(file, "--out")
-    evaluators = config.test_evaluator
-    evaluators = list(evaluators) if isinstance(evaluators, list | tuple) else [evaluators]
-    config.test_evaluator = [*evaluators, dict(type="DumpResults", out_file_path=file)]
+    if Path(file).suffix not in (".pkl", ".pickle"):
+        raise InputError(f"--out {file}: the name must end in .pkl")
+    prepare_folder(Path(file).parent, "--out")
+    hooks = config.get("custom_hooks") or []
+    config.custom_hooks = [*hooks, dict(type="PredictionFileHook", file=file)]
 
 
 def use_deterministic(config: Config) -> None:

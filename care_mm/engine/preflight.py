@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from care_mm.config import find, is_pretrained
+from care_mm.config import find, is_pretrained, type_name
 from care_mm.datasets.paths import is_url, paths_of
 from care_mm.errors import InputError
 
@@ -57,7 +57,9 @@ def check_data(config: Config, splits: tuple[str, ...]) -> None:
     for split in splits:
         loader = config.get(f"{split}_dataloader") or {}
         for dataset in find(loader.get("dataset", {}), lambda node: "type" in node):
-            if dataset["type"] == "Shapes" or not ("data_root" in dataset or "ann_file" in dataset):
+            if type_name(dataset) == "Shapes" or not (
+                "data_root" in dataset or "ann_file" in dataset
+            ):
                 continue
             for path in paths_of(dataset):
                 if not path.exists():

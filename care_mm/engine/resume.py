@@ -56,6 +56,24 @@ def read_state(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def find_checkpoint(path: str | Path) -> str:
+    """Return a checkpoint or exported file; for a work dir, its newest checkpoint.
+
+    Raises:
+        InputError: There is no such file, or the folder has no checkpoint.
+    """
+    path = Path(path)
+    if path.is_dir() and path.suffix != ".mlpackage":
+        files = saved(path)
+        if not files:
+            raise InputError(f"checkpoint {path}: is a folder without a checkpoint (*.pth)")
+        print_log(f"checkpoint {path}: using its newest, {files[0].name}")
+        return str(files[0])
+    if not path.exists():
+        raise InputError(f"checkpoint {path}: no such file")
+    return str(path)
+
+
 def find_resumable(config: Config) -> tuple[Path, dict[str, Any]] | None:
     """Find the newest intact checkpoint of the run in the work dir, and log why others are not.
 

@@ -33,7 +33,7 @@ class CoreML(Target):
     precisions = ("fp32", "fp16")
     fixed_shape = True
     whole_detector = False
-    runs_here = False
+    program = None  # Core ML runs on macOS only
 
     def convert(self, source: Source, path: Path) -> list[str]:
         """Write the parts as functions of an ``.mlpackage``."""
@@ -52,9 +52,6 @@ class CoreML(Target):
                     # A package must be saved under another path than it was read from.
                     _save(ct.models.MLModel(joined, skip_model_load=True), source, path)
             return list(_check(path))
-
-    def open(self, path: Path, **options: Any) -> None:
-        """Return ``None``: Core ML runs on macOS only."""
 
 
 def _save(model: Any, source: Source, path: Path) -> None:

@@ -25,51 +25,6 @@ from care_mm.export.trace import WHOLE
 ABOUT = "care_mm_about"  # the method that returns the description, as bytes
 
 
-class ExecuTorch(Target):
-    """ExecuTorch programs for XNNPACK."""
-
-    name, suffix = "executorch", ".pte"
-    packages = ("executorch",)
-    precisions = ("fp32", "fp16")
-    casts: ClassVar = {"fp16": torch.float16}
-    fixed_shape = True
-    whole_detector = False
-
-    def convert(self, source: Source, path: Path) -> list[str]:
-        """Write the parts as methods of a ``.pte`` file."""
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-
-        # flatc is installed next to Python, and the environment need not be activated.
-        compiler = shutil.which("flatc") or str(Path(sys.executable).with_name("flatc"))
-        os.environ.setdefault("FLATC_EXECUTABLE", compiler)
-        about = torch.frombuffer(bytearray(source.about.encode()), dtype=torch.uint8)
-        lowered = to_edge_transform_and_lower(
-            {name: part.exported for name, part in source.parts.items()},
-            partitioner={name: [XnnpackPartitioner()] for name in source.parts},
-            constant_methods={ABOUT: about},
-        )
-        path.write_bytes(lowered.to_executorch().buffer)
-        return [_delegated(name, lowered.exported_program(name).graph) for name in source.parts]
-
-    def open(self, path: Path, **options: Any) -> ExecuTorchProgram:
-        """Open a file in ExecuTorch's Python runtime, which has no options."""
-        return ExecuTorchProgram(path)
-
-
-def _delegated(name: str, graph: torch.fx.Graph) -> str:
-    """Describe which operators of a method XNNPACK runs, and which it does not."""
-    calls = [
-        getattr(node.target, "__name__", str(node.target))
-        for node in graph.nodes
-        if node.op == "call_function"
-    ]
-    delegates = calls.count("executorch_call_delegate")
-    others = [call for call in calls if call not in ("executorch_call_delegate", "getitem")]
-    kinds = ", ".join(sorted(set(others)))
-    return f"{name}: {delegates} XNNPACK delegates, {len(others)} other operators ({kinds})"
-
-
 class ExecuTorchProgram(Program):
     """A ``.pte`` file in ExecuTorch's Python runtime.
 
@@ -109,3 +64,45 @@ def _callable(method: Any) -> Callable[[Tensor], tuple[Tensor, ...] | Tensor]:
         return outputs[0] if len(outputs) == 1 else outputs
 
     return call
+
+
+class ExecuTorch(Target):
+    """ExecuTorch programs for XNNPACK."""
+
+    name, suffix = "executorch", ".pte"
+    program = ExecuTorchProgram
+    packages = ("executorch",)
+    precisions = ("fp32", "fp16")
+    casts: ClassVar = {"fp16": torch.float16}
+    fixed_shape = True
+    whole_detector = False
+
+    def convert(self, source: Source, path: Path) -> list[str]:
+        """Write the parts as methods of a ``.pte`` file."""
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        # flatc is installed next to Python, and the environment need not be activated.
+        compiler = shutil.which("flatc") or str(Path(sys.executable).with_name("flatc"))
+        os.environ.setdefault("FLATC_EXECUTABLE", compiler)
+        about = torch.frombuffer(bytearray(source.about.encode()), dtype=torch.uint8)
+        lowered = to_edge_transform_and_lower(
+            {name: part.exported for name, part in source.parts.items()},
+            partitioner={name: [XnnpackPartitioner()] for name in source.parts},
+            constant_methods={ABOUT: about},
+        )
+        path.write_bytes(lowered.to_executorch().buffer)
+        return [_delegated(name, lowered.exported_program(name).graph) for name in source.parts]
+
+
+def _delegated(name: str, graph: torch.fx.Graph) -> str:
+    """Describe which operators of a method XNNPACK runs, and which it does not."""
+    calls = [
+        getattr(node.target, "__name__", str(node.target))
+        for node in graph.nodes
+        if node.op == "call_function"
+    ]
+    delegates = calls.count("executorch_call_delegate")
+    others = [call for call in calls if call not in ("executorch_call_delegate", "getitem")]
+    kinds = ", ".join(sorted(set(others)))
+    return f"{name}: {delegates} XNNPACK delegates, {len(others)} other operators ({kinds})"

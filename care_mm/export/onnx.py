@@ -21,65 +21,6 @@ PROPERTY = "care_mm"  # key of the description among the file's properties
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
-class Onnx(Target):
-    """ONNX files, run by ONNX Runtime."""
-
-    name, suffix = "onnx", ".onnx"
-    packages = ("onnx", "onnxscript", "onnxruntime")
-    precisions = ("fp32", "fp16", "int8")
-    casts: ClassVar = {"fp16": torch.float16}
-
-    def convert(self, source: Source, path: Path) -> list[str]:
-        """Write an ``.onnx`` file; ``int8`` quantises the convolutions alone."""
-        from onnx import helper
-
-        with quiet(*_LOGGERS):
-            program = torch.onnx.export(
-                source.parts[WHOLE].exported,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=list(source.outputs),
-                verbose=False,
-            )
-        model = program.model_proto
-        helper.set_model_props(model, {PROPERTY: source.about})
-        path.write_bytes(model.SerializeToString())
-        if source.precision != "int8":
-            return []
-        _quantise(path, source.samples)
-        return [f"convolutions in 8 bits, ranges from {len(source.samples)} images"]
-
-    def open(self, path: Path, **options: Any) -> OnnxProgram:
-        """Open a file in ONNX Runtime; ``options`` are attributes of its ``SessionOptions``."""
-        return OnnxProgram(path, **options)
-
-
-def _quantise(path: Path, samples: Sequence[Tensor]) -> None:
-    """Let the convolutions of a file compute in 8 bits."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.images = iter(samples)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            image = next(self.images, None)
-            return None if image is None else {INPUT: image.numpy()}
-
-    with quiet(*_LOGGERS):
-        quantize_static(
-            path,
-            path,
-            Reader(),
-            op_types_to_quantize=["Conv"],
-            per_channel=True,
-            reduce_range=True,  # CPUs without VNNI overflow otherwise
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-
-
 class OnnxProgram(Program):
     """An ``.onnx`` file in ONNX Runtime on the CPU, with torch's number of threads.
 
@@ -110,3 +51,59 @@ class OnnxProgram(Program):
     def run(self, images: np.ndarray) -> Sequence[np.ndarray]:
         """Run one batch; see :meth:`Program.run`."""
         return self.session.run(list(self.about["outputs"]), {INPUT: images})
+
+
+class Onnx(Target):
+    """ONNX files, run by ONNX Runtime."""
+
+    name, suffix = "onnx", ".onnx"
+    program = OnnxProgram
+    packages = ("onnx", "onnxscript", "onnxruntime")
+    precisions = ("fp32", "fp16", "int8")
+    casts: ClassVar = {"fp16": torch.float16}
+
+    def convert(self, source: Source, path: Path) -> list[str]:
+        """Write an ``.onnx`` file; ``int8`` quantises the convolutions alone."""
+        from onnx import helper
+
+        with quiet(*_LOGGERS):
+            program = torch.onnx.export(
+                source.parts[WHOLE].exported,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=list(source.outputs),
+                verbose=False,
+            )
+        model = program.model_proto
+        helper.set_model_props(model, {PROPERTY: source.about})
+        path.write_bytes(model.SerializeToString())
+        if source.precision != "int8":
+            return []
+        _quantise(path, source.samples)
+        return [f"convolutions in 8 bits, ranges from {len(source.samples)} images"]
+
+
+def _quantise(path: Path, samples: Sequence[Tensor]) -> None:
+    """Let the convolutions of a file compute in 8 bits."""
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.images = iter(samples)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            image = next(self.images, None)
+            return None if image is None else {INPUT: image.numpy()}
+
+    with quiet(*_LOGGERS):
+        quantize_static(
+            path,
+            path,
+            Reader(),
+            op_types_to_quantize=["Conv"],
+            per_channel=True,
+            reduce_range=True,  # CPUs without VNNI overflow otherwise
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )

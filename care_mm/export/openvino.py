@@ -20,54 +20,6 @@ from care_mm.export.target import Source, Target
 PROPERTY = "care_mm"  # key of the description in the file's rt_info
 
 
-class OpenVINO(Target):
-    """OpenVINO's intermediate representation.
-
-    ``fp16`` stores weights in half precision. ``bf16`` is requested when the file is opened.
-    """
-
-    name, suffix, companions = "openvino", ".xml", (".bin",)
-    packages = (*Onnx.packages, "openvino")
-    precisions = ("fp32", "fp16", "bf16", "int8")
-
-    def convert(self, source: Source, path: Path) -> list[str]:
-        """Write an ``.xml`` file and its weights; ``int8`` needs nncf."""
-        import openvino
-
-        onnx = Onnx()
-        intermediate = path.with_suffix(onnx.suffix)
-        onnx.convert(replace(source, precision="fp32"), intermediate)
-        model = openvino.convert_model(intermediate)
-        lines = []
-        if source.precision == "int8":
-            model = _quantised(model, source.samples)
-            lines.append(f"convolutions in 8 bits, ranges from {len(source.samples)} images")
-        model.set_rt_info(source.about, [PROPERTY])
-        openvino.save_model(model, path, compress_to_fp16=source.precision == "fp16")
-        intermediate.unlink()
-        return lines
-
-    def open(self, path: Path, **options: Any) -> OpenVINOProgram:
-        """Open a file in OpenVINO; ``options`` are properties of the compiled model."""
-        return OpenVINOProgram(path, **options)
-
-
-def _quantised(model: Any, samples: Sequence[Tensor]) -> Any:
-    """Return the model with its convolutions in 8 bits."""
-    needs("nncf")
-    import nncf
-
-    others = {op.get_type_name() for op in model.get_ops()} - {"Convolution", "GroupConvolution"}
-    nncf.set_log_level(logging.ERROR)
-    return nncf.quantize(
-        model,
-        nncf.Dataset(samples, lambda image: {INPUT: image.numpy()}),
-        subset_size=len(samples),
-        preset=nncf.QuantizationPreset.MIXED,
-        ignored_scope=nncf.IgnoredScope(types=sorted(others), validate=False),
-    )
-
-
 class OpenVINOProgram(Program):
     """An ``.xml`` file on the CPU, with torch's number of threads.
 
@@ -107,3 +59,48 @@ class OpenVINOProgram(Program):
         """Run one batch; see :meth:`Program.run`."""
         outputs = self.request.infer({INPUT: images}, share_inputs=True)
         return [outputs[name] for name in self.about["outputs"]]
+
+
+class OpenVINO(Target):
+    """OpenVINO's intermediate representation.
+
+    ``fp16`` stores weights in half precision. ``bf16`` is requested when the file is opened.
+    """
+
+    name, suffix, companions = "openvino", ".xml", (".bin",)
+    program = OpenVINOProgram
+    packages = (*Onnx.packages, "openvino")
+    precisions = ("fp32", "fp16", "bf16", "int8")
+
+    def convert(self, source: Source, path: Path) -> list[str]:
+        """Write an ``.xml`` file and its weights; ``int8`` needs nncf."""
+        import openvino
+
+        onnx = Onnx()
+        intermediate = path.with_suffix(onnx.suffix)
+        onnx.convert(replace(source, precision="fp32"), intermediate)
+        model = openvino.convert_model(intermediate)
+        lines = []
+        if source.precision == "int8":
+            model = _quantised(model, source.samples)
+            lines.append(f"convolutions in 8 bits, ranges from {len(source.samples)} images")
+        model.set_rt_info(source.about, [PROPERTY])
+        openvino.save_model(model, path, compress_to_fp16=source.precision == "fp16")
+        intermediate.unlink()
+        return lines
+
+
+def _quantised(model: Any, samples: Sequence[Tensor]) -> Any:
+    """Return the model with its convolutions in 8 bits."""
+    needs("nncf")
+    import nncf
+
+    others = {op.get_type_name() for op in model.get_ops()} - {"Convolution", "GroupConvolution"}
+    nncf.set_log_level(logging.ERROR)
+    return nncf.quantize(
+        model,
+        nncf.Dataset(samples, lambda image: {INPUT: image.numpy()}),
+        subset_size=len(samples),
+        preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(types=sorted(others), validate=False),
+    )

@@ -20,7 +20,7 @@ from care_mm.export.runtimes import TARGETS
 from care_mm.tasks import Task, task_of_model
 
 # Suffix of a file -> the runtime that runs it.
-_RUNTIMES = {target.suffix: target for target in TARGETS.values() if target.runs_here}
+_RUNTIMES = {target.suffix: target for target in TARGETS.values() if target.program}
 
 
 def is_exported(path: str | Path) -> bool:

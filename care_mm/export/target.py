@@ -54,7 +54,7 @@ class Target(ABC):
         fixed_shape: Whether a file accepts a single input size only.
         whole_detector: Whether a file holds a detector up to its final boxes and masks, instead of
             its networks alone.
-        runs_here: Whether a file can be run by :meth:`open`.
+        program: The class of opened files; ``None`` if they cannot be run here.
     """
 
     name: ClassVar[str]
@@ -65,7 +65,7 @@ class Target(ABC):
     casts: ClassVar[Mapping[str, torch.dtype]] = {}
     fixed_shape: ClassVar[bool] = False
     whole_detector: ClassVar[bool] = True
-    runs_here: ClassVar[bool] = True
+    program: ClassVar[type[Program] | None] = None
 
     def require(self) -> None:
         """Raise InputError if a package is not installed."""
@@ -108,9 +108,8 @@ class Target(ABC):
     def convert(self, source: Source, path: Path) -> list[str]:
         """Write a traced graph; arguments, result and errors as in :meth:`write`."""
 
-    @abstractmethod
     def open(self, path: Path, **options: Any) -> Program | None:
-        """Open a file in the runtime on the CPU; return ``None`` unless ``runs_here``.
+        """Open a file in the runtime on the CPU; return ``None`` if it cannot be run here.
 
         Args:
             path: The file.
@@ -119,6 +118,7 @@ class Target(ABC):
         Raises:
             InputError: The runtime is not installed, or the file is damaged or not ours.
         """
+        return None if self.program is None else self.program(path, **options)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from care_mm.config import is_pretrained
 from care_mm.models.arch import Arch
 from care_mm.models.layers import CAREBlock, ConvNorm
 from care_mm.models.pretrained import load_pretrained
@@ -252,7 +253,7 @@ class CARETransformer(BaseModule):
                 backbone.
         """
         cfgs = self.init_cfg if isinstance(self.init_cfg, list | tuple) else [self.init_cfg]
-        pretrained = [cfg for cfg in cfgs if cfg and cfg["type"] == "Pretrained"]
+        pretrained = [cfg for cfg in cfgs if cfg and is_pretrained(cfg)]
         if not pretrained:
             super().init_weights()
             return

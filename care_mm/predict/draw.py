@@ -6,6 +6,7 @@ import colorsys
 from itertools import count
 from typing import Any
 
+import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
@@ -63,6 +64,12 @@ def draw(
         sample = _without_invisible(sample)
         visualizer.add_datasample("image", image, sample, pred_score_thr=score_thr, **show)
     return visualizer.get_image()
+
+
+def draw_pair(visualizer: Visualizer, sample: Any, score_thr: float) -> list[np.ndarray]:
+    """Read the image of a data sample and return it twice: with the truth, with the prediction."""
+    image = mmcv.imread(sample.img_path, channel_order="rgb")
+    return [draw(visualizer, image, sample, truth, score_thr) for truth in (True, False)]
 
 
 def _without_invisible(sample: Any) -> Any:

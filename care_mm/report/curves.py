@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import matplotlib
 import numpy as np
@@ -29,17 +30,14 @@ PROPERTIES = {
     **{colour: f"--c{i}" for i, colour in enumerate(LINES)},
 }
 STYLE = {
-    "axes.axisbelow": True,
     "axes.edgecolor": RULE,
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.labelcolor": SOFT,
-    "axes.labelsize": 10,
     "axes.prop_cycle": matplotlib.cycler(color=LINES),
     "axes.spines.left": False,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlecolor": INK,
     "axes.titlelocation": "left",
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -48,14 +46,12 @@ STYLE = {
     "legend.fontsize": 9.5,
     "legend.frameon": False,
     "legend.handlelength": 1.2,
-    "legend.labelcolor": INK,
     "lines.markersize": 4,
     "svg.fonttype": "none",  # text, in the page's font
+    "text.color": INK,
     "text.parse_math": False,
     "xtick.color": SOFT,
-    "xtick.labelsize": 10,
     "ytick.color": SOFT,
-    "ytick.labelsize": 10,
     "ytick.left": False,
 }
 
@@ -84,15 +80,16 @@ def charts_of(
     """
     losses = {name: curve for name, curve in train.items() if "loss" in name}
     metrics = {name: curve for name, curve in val.items() if not is_by_size(name)}
-    charts = [
-        Chart("Losses", "iteration", _with_first(losses, "loss")),
-        Chart("Validation", unit, _with_first(metrics, main)),
-        Chart("Learning rate", "iteration", {n: train[n] for n in ("lr",) if n in train}),
-        Chart("Gradient norm", "iteration", {n: train[n] for n in ("grad_norm",) if n in train}),
+    groups = [
+        ("Losses", "iteration", _with_first(losses, "loss")),
+        ("Validation", unit, _with_first(metrics, main)),
+        ("Learning rate", "iteration", {"lr": train.get("lr", [])}),
+        ("Gradient norm", "iteration", {"grad_norm": train.get("grad_norm", [])}),
     ]
-    for i, chart in enumerate(charts):
-        curves = {n: [p for p in c if np.isfinite(p[1])] for n, c in chart.curves.items()}
-        charts[i] = Chart(chart.title, chart.x_label, {n: c for n, c in curves.items() if c})
+    charts = []
+    for title, x_label, curves in groups:
+        finite = {name: [p for p in curve if isfinite(p[1])] for name, curve in curves.items()}
+        charts.append(Chart(title, x_label, {name: c for name, c in finite.items() if c}))
     return [chart for chart in charts if chart.curves]
 
 

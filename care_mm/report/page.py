@@ -46,7 +46,6 @@ def render(run: Run, judgement: Judgement) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters["number"] = number
     environment.filters["data_url"] = _data_url
     return environment.get_template("page.html").render(
         run=run,

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import mmcv
 import numpy as np
-import torch
 from matplotlib.figure import Figure
-from mmengine.dataset import pseudo_collate
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from care_mm.errors import one_line
-from care_mm.predict.draw import draw, offline_visualizer
+from care_mm.predict.draw import draw_pair, offline_visualizer
 from care_mm.report.curves import charts_of, draw_charts
 from care_mm.report.history import ABSENT, NOT_METRICS, Curve, main_metric, read_run
 from care_mm.report.page import REPORT, write_report
-from care_mm.report.worst import Judgement, judge
+from care_mm.report.worst import Judgement, evenly_spaced, judge, predict
 
 
 @HOOKS.register_module()
@@ -112,8 +108,8 @@ def _curves(runner: Runner, mode: str) -> dict[str, Curve]:
 
 def _predictions(runner: Runner, num_images: int, score_thr: float) -> Figure:
     """Draw validation images in a grid: truth on the left, prediction on the right."""
-    dataset: Any = runner.val_dataloader.dataset
-    indices = np.unique(np.linspace(0, len(dataset) - 1, num_images).round().astype(int))
+    dataset = runner.val_dataloader.dataset
+    indices = evenly_spaced(dataset, num_images)
     visualizer = offline_visualizer(runner.cfg, dataset.metainfo)
     runner.model.eval()
     columns = max(1, (len(indices) + 1) // 2)
@@ -121,15 +117,10 @@ def _predictions(runner: Runner, num_images: int, score_thr: float) -> Figure:
     grid = figure.subplots(2, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, index in zip(grid.flat, indices, strict=False):
-        with torch.no_grad():
-            sample = runner.model.test_step(pseudo_collate([dataset[int(index)]]))[0]
-        image = mmcv.imread(sample.img_path, channel_order="rgb")
-        pair = [
-            draw(visualizer, image, sample, truth=truth, score_thr=score_thr)
-            for truth in (True, False)
-        ]
-        gap = np.full((image.shape[0], max(2, image.shape[1] // 40), 3), 255, np.uint8)
-        axes.imshow(np.concatenate((pair[0], gap, pair[1]), axis=1))
+    samples = predict(runner.model, dataset, indices)
+    for axes, (_, sample) in zip(grid.flat, samples, strict=False):
+        truth, prediction = draw_pair(visualizer, sample, score_thr)
+        gap = np.full((truth.shape[0], max(2, truth.shape[1] // 40), 3), 255, np.uint8)
+        axes.imshow(np.concatenate((truth, gap, prediction), axis=1))
         axes.set_title("truth | prediction", fontsize="small")
     return figure

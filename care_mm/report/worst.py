@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mmengine.registry import DATASETS
 from care_mm.engine.preflight import check_data
 from care_mm.engine.resume import saved
 from care_mm.errors import InputError
-from care_mm.predict.draw import draw, offline_visualizer
+from care_mm.predict.draw import draw_pair, offline_visualizer
 from care_mm.predict.predictor import Predictor
 from care_mm.report.history import Run
 from care_mm.report.rating import MEASURES, by_class, rate, task_of
@@ -66,7 +66,6 @@ class Judgement:
         return MEASURES[self.task] if self.task else ""
 
 
-@torch.no_grad()
 def judge(
     model: Any,
     dataset: Any,
@@ -87,10 +86,9 @@ def judge(
     """
     model.eval()
     classes = [str(name) for name in dataset.metainfo.get("classes") or ()]
-    chosen = np.linspace(0, len(dataset) - 1, min(num_rated, len(dataset))).round().astype(int)
     judgement = Judgement(total=len(dataset))
     counts, ratings = np.zeros((len(classes), 3), dtype=np.int64), []
-    for index, sample in _predict(model, dataset, chosen):
+    for index, sample in predict(model, dataset, evenly_spaced(dataset, num_rated)):
         rating = rate(sample, classes, score_thr)
         if rating is None:
             return judgement
@@ -102,14 +100,12 @@ def judge(
     visualizer = offline_visualizer(config, dataset.metainfo)
     indices = [index for _, index, _ in worst]
     # Predicted again: keeping the samples of all images could take all memory.
-    for (_, sample), (_, _, remark) in zip(_predict(model, dataset, indices), worst, strict=True):
-        image = mmcv.imread(sample.img_path, channel_order="rgb")
-        drawn = {"": image}
-        if judgement.task is not Task.CLASSIFICATION:
-            drawn = {
-                caption: draw(visualizer, image, sample, truth=truth, score_thr=score_thr)
-                for caption, truth in (("truth", True), ("prediction", False))
-            }
+    for (_, sample), (_, _, remark) in zip(predict(model, dataset, indices), worst, strict=True):
+        if judgement.task is Task.CLASSIFICATION:
+            drawn = {"": mmcv.imread(sample.img_path, channel_order="rgb")}
+        else:
+            truth, prediction = draw_pair(visualizer, sample, score_thr)
+            drawn = {"truth": truth, "prediction": prediction}
         judgement.worst.append(RatedImage(Path(sample.img_path).name, remark, drawn))
     if judgement.task:
         values = by_class(judgement.task, counts)
@@ -118,8 +114,16 @@ def judge(
     return judgement
 
 
-def _predict(model: Any, dataset: Any, indices: Any) -> Iterator[tuple[int, Any]]:
-    for index in map(int, indices):
+def evenly_spaced(dataset: Sized, number: int) -> list[int]:
+    """Return at most ``number`` indices that are evenly spaced over a data set."""
+    number = min(number, len(dataset))
+    return np.linspace(0, len(dataset) - 1, number).round().astype(int).tolist()
+
+
+@torch.no_grad()
+def predict(model: Any, dataset: Any, indices: Iterable[int]) -> Iterator[tuple[int, Any]]:
+    """Yield each index with the data sample of its prediction."""
+    for index in indices:
         yield index, model.test_step(pseudo_collate([dataset[index]]))[0]
 
 

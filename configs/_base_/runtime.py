@@ -12,6 +12,7 @@ default_hooks = dict(
     data=dict(type='DataGuardHook'),
     randomness=dict(type='PlacedRandomnessHook'),
     weights=dict(type='WeightsGuardHook'),
+    resume=dict(type='ResumeGuardHook'),
     interrupt=dict(type='InterruptHook'))
 
 env_cfg = dict(

@@ -1,4 +1,4 @@
-"""A work dir as a run leaves it, and pictures of what went wrong in it."""
+"""A work dir as a run leaves it, and a judgement of its predictions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from care_mm.report.worst import Judgement, Picture
+from care_mm.report.worst import Judgement, RatedImage
+from care_mm.tasks import Task
 
 CONFIG = """\
 model = dict(type='MaskRCNN', backbone=dict(type='CARETransformer', arch='s0'))
@@ -28,11 +29,13 @@ Runtime environment:
 """
 
 
-def write_life(work_dir: Path, day: int, iterations: range, epochs: range, drop: float = 0) -> None:
-    """What mmengine leaves of a start or resumption: ten iterations an epoch."""
-    life = work_dir / f"202601{day:02d}_100000"
-    (life / "vis_data").mkdir(parents=True)
-    (life / "vis_data" / "config.py").write_text(CONFIG)
+def write_session(
+    work_dir: Path, day: int, iterations: range, epochs: range, drop: float = 0
+) -> None:
+    """Write the files of one start or resumption, with ten iterations per epoch."""
+    session = work_dir / f"202601{day:02d}_100000"
+    (session / "vis_data").mkdir(parents=True)
+    (session / "vis_data" / "config.py").write_text(CONFIG)
     lines: list[dict] = [
         dict(lr=2e-4, loss=3 / (i + 1) - drop, loss_cls=1 / (i + 1), time=0.1, iter=i, step=i)
         for i in iterations
@@ -40,31 +43,31 @@ def write_life(work_dir: Path, day: int, iterations: range, epochs: range, drop:
     for e in epochs:
         metrics = {"coco/bbox_mAP": 0.1 * (3 - abs(e - 2)), "coco/bbox_mAP_l": -1.0, "time": 0.1}
         lines.append({**metrics, "step": e})
-    (life / "vis_data" / "scalars.json").write_text("\n".join(map(json.dumps, lines)) + '\n{"lo')
+    (session / "vis_data" / "scalars.json").write_text("\n".join(map(json.dumps, lines)) + '\n{"lo')
     times = dict(start=f"2026/01/{day:02d} 10:00:00", end=f"2026/01/{day:02d} 10:20:30")
-    (life / f"{life.name}.log").write_text(LOG.format(**times))
+    (session / f"{session.name}.log").write_text(LOG.format(**times))
 
 
 @pytest.fixture
 def work_dir(tmp_path: Path) -> Path:
-    """Killed after 25 iterations, gone on from the end of the second epoch on the next day."""
+    """Write a run killed after 25 iterations and resumed the next day from the second epoch."""
     folder = tmp_path / "a <run>"
-    write_life(folder, 1, range(1, 26), range(1, 3))
-    write_life(folder, 2, range(21, 31), range(3, 4), drop=0.01)
+    write_session(folder, 1, range(1, 26), range(1, 3))
+    write_session(folder, 2, range(21, 31), range(3, 4), drop=0.01)
     (folder / "epoch_2.pth").write_bytes(b"weights")
     return folder
 
 
 @pytest.fixture
 def judgement() -> Judgement:
-    picture = np.zeros((40, 60, 3), np.uint8)
+    image = np.zeros((40, 60, 3), np.uint8)
     return Judgement(
         rated=5,
         total=50,
         worst=[
-            Picture(f"{i} & <more>.jpg", "1 missed", dict(truth=picture, prediction=picture))
+            RatedImage(f"{i} & <more>.jpg", "1 missed", dict(truth=image, prediction=image))
             for i in range(3)
         ],
-        task="detection",
+        task=Task.DETECTION,
         classes=[("<ball>", 1, 2, 3, 2 / 7), ("cube", 1, 0, 0, 1.0)],
     )

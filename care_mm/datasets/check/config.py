@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from care_mm.datasets.check.dataset import check_dataset
-from care_mm.datasets.check.findings import Findings, Kind
+from care_mm.datasets.check.findings import Findings, Kind, count_problems
 from care_mm.datasets.paths import is_url
 from care_mm.errors import InputError
 
@@ -34,7 +34,10 @@ _INDEPENDENT = ("backbone", "rpn_head", "neck")
 
 
 def check_config(
-    config: Config, splits: Sequence[str] | None = None, limit: int | None = DEFAULT_LIMIT
+    config: Config,
+    splits: Sequence[str] | None = None,
+    limit: int | None = DEFAULT_LIMIT,
+    files: bool = True,
 ) -> Iterator[Findings]:
     """Check the data of a config, and its model against them.
 
@@ -42,6 +45,7 @@ def check_config(
         config: The config; its custom imports must be done. Its scope becomes the default scope.
         splits: Some of ``'train'``, ``'val'`` and ``'test'``; by default those of the config.
         limit: Number of images to decode in each data set, evenly spaced; ``None`` for all.
+        files: Whether to look for the image files; if not, ``limit`` is 0.
 
     Yields:
         The findings on each data set as soon as it is checked, then those on the model.
@@ -66,7 +70,7 @@ def check_config(
                 yield Findings(title, summary=f"the same data as {titles[key]}")
                 continue
             titles[key] = title
-            findings = check_dataset(settings, limit)
+            findings = check_dataset(settings, limit if files else 0)
             findings.title = title
             _compare_classes(findings, checked)
             if settings is loader["dataset"]:
@@ -77,6 +81,48 @@ def check_config(
     num_classes = next((f.num_classes for f in checked if f.num_classes), None)
     if num_classes:
         yield _check_model(config, num_classes)
+
+
+def annotation_findings(config: Config, splits: Sequence[str]) -> list[Findings]:
+    """Check annotations and settings, without a look at image files.
+
+    Args:
+        config: The config; its custom imports must be done. Its scope becomes the default scope.
+        splits: Some of ``'train'``, ``'val'`` and ``'test'``; those without data are skipped.
+
+    Returns:
+        The findings on each data set, then those on the model.
+    """
+    present = [
+        split for split in splits if (config.get(f"{split}_dataloader") or {}).get("dataset")
+    ]
+    return list(check_config(config, present, limit=0, files=False)) if present else []
+
+
+def refuse_bad_annotations(config: Config, splits: Sequence[str]) -> list[Findings]:
+    """Refuse to start with data that ``tools/check_data.py`` would refuse for their annotations.
+
+    Args:
+        config: As for :func:`annotation_findings`.
+        splits: As for :func:`annotation_findings`.
+
+    Returns:
+        The findings, all of them notes.
+
+    Raises:
+        InputError: Names the first problem and its fix.
+    """
+    found = annotation_findings(config, splits)
+    problems = [
+        line.strip()
+        for findings in found
+        for line in list(findings.lines())[1 : 1 + len(findings.problems)]
+    ]
+    if problems:
+        titles = [findings.title for findings in found if findings.problems]
+        rest = f" ({count_problems(len(problems))} in all)" if len(problems) > 1 else ""
+        raise InputError(f"{titles[0]}: {problems[0]}; tools/check_data.py shows the details{rest}")
+    return found
 
 
 def _leaves(node: Mapping) -> Iterator[Mapping]:

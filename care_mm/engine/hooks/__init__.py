@@ -5,11 +5,14 @@ from __future__ import annotations
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
+from care_mm.config import type_name
 from care_mm.engine.hooks.checkpoint import AtomicCheckpointHook
 from care_mm.engine.hooks.data import DataGuardHook
 from care_mm.engine.hooks.finite import FiniteGuardHook
 from care_mm.engine.hooks.interrupt import InterruptHook
+from care_mm.engine.hooks.predictions import PredictionFileHook as PredictionFileHook
 from care_mm.engine.hooks.randomness import PlacedRandomnessHook
+from care_mm.engine.hooks.resume import ResumeGuardHook
 from care_mm.engine.hooks.speed import FastBackboneHook as FastBackboneHook
 from care_mm.engine.hooks.weights import WeightsGuardHook
 
@@ -19,6 +22,7 @@ GUARDS = {
     "data": DataGuardHook,
     "randomness": PlacedRandomnessHook,
     "weights": WeightsGuardHook,
+    "resume": ResumeGuardHook,
     "interrupt": InterruptHook,
 }
 
@@ -30,7 +34,7 @@ def ensure_guards(config: Config) -> None:
     by ours; any other one is kept.
     """
     hooks = config.setdefault("default_hooks", ConfigDict())
-    custom = {hook.get("type") for hook in config.get("custom_hooks") or () if hasattr(hook, "get")}
+    custom = {type_name(hook) for hook in config.get("custom_hooks") or ()}
     for name, guard in GUARDS.items():
         kind = guard.__name__
         if name in hooks and hooks[name] is None:
@@ -39,5 +43,5 @@ def ensure_guards(config: Config) -> None:
                 del hooks[name]
         elif name not in hooks and kind not in custom:
             hooks[name] = dict(type=kind, interval=1) if name == "checkpoint" else dict(type=kind)
-    if (hooks.get("checkpoint") or {}).get("type") == "CheckpointHook":
+    if type_name(hooks.get("checkpoint")) == "CheckpointHook":
         hooks.checkpoint.type = "AtomicCheckpointHook"
