@@ -88,7 +88,7 @@ $(READY): $(filter .uv/%,$(UV))
 	@grep -v '^$(MMCV)' $(PINS) | $(UV) pip sync --python $(VENV) - || \
 		$(call fail,uv could not install $(PINS): no network or no disk space?)
 	@key=$$($(PY) -c '$(build_key)') && wheels="$(CACHE)/$$key" && { test -d "$$wheels" || { \
-		echo "set-up: compiling mmcv's operators once: about 4 minutes on two cores"; \
+		echo "set-up: compiling mmcv's operators once: about 3 minutes on two idle cores"; \
 		rm -rf "$$wheels.new" $(HEADER); mkdir $(HEADER); std=$$($(PY) -c '$(standard)') && \
 		PATH="$(CURDIR)/$(VENV)/bin:$(CURDIR)/tools:$$PATH" NVCC_APPEND_FLAGS="$$std" \
 			MMCV_CXX="$${CXX:-c++}" MMCV_CXXFLAGS="-g0 $$std" MMCV_HEADER='$(CURDIR)/$(HEADER)' \

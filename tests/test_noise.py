@@ -9,7 +9,6 @@ from pathlib import Path
 
 import mmengine.logging
 import pytest
-from mmengine.fileio import file_client
 
 from care_mm import noise
 
@@ -31,7 +30,7 @@ LIBRARY = "import care_mm, mmengine.logging; print(mmengine.logging.print_log.__
 
 @pytest.fixture(autouse=True)
 def _restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (mmengine.logging, file_client):
+    for module in noise.USERS:
         monkeypatch.setattr(module, "print_log", noise._print_log)
 
 
