@@ -10,26 +10,29 @@ from mmengine.config import Config, ConfigDict
 
 from care_mm.config_keys import refuse_misspelt_names, refuse_unread_options
 from care_mm.errors import InputError, did_you_mean, one_line
+from care_mm.shipped import PREFIX, shipped_config
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config file and merge ``--cfg-options`` into it.
 
     Args:
-        path: The config file.
+        path: The config file, or ``care_mm::folder/name.py`` for one that ships with care_mm.
         options: Dotted key -> value.
 
     Raises:
         InputError: There is no such file, the file does not parse, or nothing reads a name in it or
             the key of an option.
     """
-    path = Path(path)
+    path = shipped_config(str(path)) if str(path).startswith(PREFIX) else Path(path)
     if not path.is_file():
         siblings = [file.name for file in path.parent.glob("*.py")]
         hint = did_you_mean(path.name, siblings, lambda name: str(path.parent / name))
         raise InputError(f"config {path}: no such file{hint}")
     try:
         config = Config.fromfile(path)
+    except InputError as error:  # a base of ours that does not exist
+        raise InputError(f"config {path}: {error}") from error
     except Exception as error:
         reason = f"{type(error).__name__}: {one_line(str(error))}"
         raise InputError(f"config {path}: {reason}") from error
