@@ -100,7 +100,8 @@ def swap_file(
     """Write a config that has CARE as the backbone of the model of another config.
 
     Before the file is written, the new model is built and run on a blank image, and the weights
-    are loaded if they exist already.
+    are loaded if they exist already. If the original model fails in the same way as the new one,
+    the file is written with a remark.
 
     Args:
         config: A file, or ``mmdet::folder/config.py``, ``mmseg::folder/config.py``.
@@ -110,7 +111,7 @@ def swap_file(
 
     Raises:
         InputError: As :func:`care_mm.swap.backbone.swap_backbone`; or ``out`` is not a new ``.py``
-            file, the new model does not run, or the weights do not fit.
+            file, the new model does not run where the original does, or the weights do not fit.
     """
     out = Path(out)
     if out.suffix != ".py":
@@ -119,7 +120,8 @@ def swap_file(
     source = read(config)
     try:
         swap = swap_backbone(source.config, arch, checkpoint)
-        try_model(swap.config)
+        if remark := try_model(swap.config, source.config):
+            swap.remarks[("model",)] = remark
     except InputError as error:
         raise InputError(f"{config}: {error}") from error
     if Path(swap.checkpoint).is_file():

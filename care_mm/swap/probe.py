@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
+import re
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from care_mm.config import without_pretrained
+from care_mm.config import find, type_name, without_pretrained
 from care_mm.errors import InputError, one_line
 
 SIDE = 256  # pixels; every stride up to 64 divides it, and windowed attention accepts it
@@ -76,7 +77,7 @@ def measure(cfg: Any, scope: str, where: str, inputs: Sequence[Map] | None = Non
             module, outs = _run(cfg, scope, inputs, "cpu")
         except Exception as error:
             raise InputError(
-                f"{where} does not run by itself ({type(error).__name__}: {one_line(error, 200)}), "
+                f"{where} does not run by itself ({_describe(error)}), "
                 "so the maps that it returns are unknown"
             ) from error
     outs = outs if isinstance(outs, list | tuple) else [outs]
@@ -87,13 +88,17 @@ def measure(cfg: Any, scope: str, where: str, inputs: Sequence[Map] | None = Non
 
 
 def _without_weights(cfg: Any) -> Any:
-    """Remove the weights that building the part would look for."""
+    """Return a copy without the weights that building the parts would look for."""
     cfg = without_pretrained(cfg)
-    if isinstance(cfg, Mapping):
-        cfg = {key: value for key, value in cfg.items() if key != "pretrained"}
-        if str(cfg.get("type", "")).startswith("TIMM"):
-            cfg["pretrained"] = False
+    for part in find(cfg, lambda node: "pretrained" in node or _is_timm(node)):
+        part.pop("pretrained", None)
+        if _is_timm(part):
+            part["pretrained"] = False
     return cfg
+
+
+def _is_timm(node: Mapping) -> bool:
+    return type_name(node).startswith("TIMM")
 
 
 def _run(
@@ -109,40 +114,84 @@ def _run(
         return module, module(maps)
 
 
-def try_model(config: Config) -> None:
+def try_model(config: Config, original: Config | None = None) -> str:
     """Build a config's model without pretrained weights, and run it on a blank image.
 
+    Args:
+        config: The config with CARE in it.
+        original: The config with the old backbone. Some models fail on a CPU or with random
+            weights whatever their backbone, so this one is tried in the same way if the other
+            fails.
+
+    Returns:
+        A remark if both models fail in the same way, so that nothing is known; empty if the model
+        runs.
+
     Raises:
-        InputError: The model does not build or run.
+        InputError: The model does not build, or does not run where the original does.
     """
-    scope = config.default_scope
-    model_cfg = without_pretrained(copy.deepcopy(config.model))
-    if "data_preprocessor" not in model_cfg and "data_preprocessor" in config:
-        model_cfg.data_preprocessor = config.data_preprocessor
     try:
-        model = build(model_cfg, scope)
+        failures = _failures(config)
     except Exception as error:
         raise _does_not_run(config, error) from error
-    model.eval()
-    needs_proposals = scope == "mmdet" and not getattr(model, "with_rpn", True)
-    first = None
-    for mode, side in ATTEMPTS:
-        try:
-            with torch.no_grad():
-                batch = _blank_batch(scope, side, needs_proposals)
-                model(**model.data_preprocessor(batch, False), mode=mode)
-        except Exception as error:
-            first = first or error
-        else:
-            return
-    raise _does_not_run(config, first) from first
+    if not failures:
+        return ""
+    if original is None or not _all_alike(failures, _failures_of_original(original)):
+        raise _does_not_run(config, failures[0]) from failures[0]
+    return (
+        "not known to run: with random weights and a blank image, both the original and the new "
+        f"model fail with {_describe(failures[0])}"
+    )
+
+
+def _failures(config: Config) -> list[Exception]:
+    """Build the model, and return the errors of all attempts; none once an attempt runs."""
+    scope = config.default_scope
+    model_cfg = _without_weights(config.model)
+    if "data_preprocessor" not in model_cfg and "data_preprocessor" in config:
+        model_cfg["data_preprocessor"] = config.data_preprocessor
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # random weights may fail; the same ones each time
+        model = build(model_cfg, scope)
+        model.eval()
+        needs_proposals = scope == "mmdet" and not getattr(model, "with_rpn", True)
+        failures = []
+        for mode, side in ATTEMPTS:
+            try:
+                with torch.no_grad():
+                    batch = _blank_batch(scope, side, needs_proposals)
+                    model(**model.data_preprocessor(batch, False), mode=mode)
+            except Exception as error:
+                failures.append(error)
+            else:
+                return []
+    return failures
+
+
+def _failures_of_original(config: Config) -> list[Exception]:
+    try:
+        return _failures(config)
+    except Exception:  # it does not even build, so it says nothing about the other
+        return []
+
+
+def _all_alike(errors: Sequence[Exception], others: Sequence[Exception]) -> bool:
+    """Whether two models failed each attempt at the same line, with the same words."""
+    return list(map(_kind, errors)) == list(map(_kind, others))
+
+
+def _kind(error: Exception) -> tuple[type, str, str, int]:
+    """Return what two errors of the same cause share. Numbers in their messages may differ."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return type(error), re.sub(r"\d+", "N", str(error)), frame.filename, frame.lineno
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error, 200)}"
 
 
 def _does_not_run(config: Config, error: Exception) -> InputError:
-    return InputError(
-        f"{config.model.type} with CARE in it does not run "
-        f"({type(error).__name__}: {one_line(error, 300)})"
-    )
+    return InputError(f"{config.model.type} with CARE in it does not run ({_describe(error)})")
 
 
 def _blank_batch(scope: str, side: int, with_proposal: bool) -> dict:
