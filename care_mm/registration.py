@@ -49,9 +49,31 @@ def _builder(module: str, name: str) -> Callable[..., Any]:
     return build
 
 
+def _register_in_mmpretrain(registry: Registry) -> None:
+    """Register the classifier in mmpretrain's own registry as well.
+
+    Within the scope of mmpretrain, ``'mmpretrain.CAREHead'`` is looked up there only.
+    """
+    if registry.scope == "mmpretrain":
+        for name in ("CAREClassifier", "CAREHead"):
+            registry.register_module(name=name, module=MODELS.get(name))
+
+
+def _add_child(registry: Registry) -> None:
+    """Replace ``MODELS._add_child``: mmpretrain may be imported after care_mm.
+
+    Tested on mmengine 0.10.7 and onedl-mmengine 0.10.12.
+    """
+    Registry._add_child(MODELS, registry)
+    _register_in_mmpretrain(registry)
+
+
 for (registry, name), module in _ON_DEMAND.items():
     registry.register_module(name=name, module=_builder(module, name))
+for child in MODELS.children.values():
+    _register_in_mmpretrain(child)
+MODELS._add_child = _add_child
 for old, new in _MOVED.items():
     sys.modules[old] = import_module(new)
-    parent, _, child = old.rpartition(".")
-    setattr(sys.modules[parent], child, sys.modules[old])
+    parent, _, child_name = old.rpartition(".")
+    setattr(sys.modules[parent], child_name, sys.modules[old])

@@ -1,8 +1,9 @@
-"""Small checkpoints: good ones, damaged ones, and ones that run something when read carelessly."""
+"""Small checkpoints: intact, damaged, and with code that an unsafe reader runs."""
 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import subprocess
 from collections.abc import Callable
@@ -17,7 +18,7 @@ State = dict[str, Tensor]
 
 
 def weights() -> State:
-    """A handful of tensors, the same every time."""
+    """Return a few tensors, always the same."""
     generator = torch.Generator().manual_seed(0)
     return {
         "conv.weight": torch.randn(8, 4, 3, 3, generator=generator),
@@ -27,14 +28,14 @@ def weights() -> State:
 
 
 def equal(first: State, second: State) -> bool:
-    """The same names, types and numbers, to the last bit."""
+    """Whether names, dtypes and numbers are equal, to the last bit."""
     return first.keys() == second.keys() and all(
         first[k].dtype == second[k].dtype and torch.equal(first[k], second[k]) for k in first
     )
 
 
 class Call:
-    """Pickles to a call, which a careless loader makes."""
+    """An object that pickles to a call, which an unsafe reader runs."""
 
     def __init__(self, function: object, *args: object) -> None:
         self.call = (function, args)
@@ -47,12 +48,12 @@ class Call:
 
 
 def touch(marker: Path) -> Call:
-    """Reading it makes the file ``marker``."""
+    """Return a call that creates the file ``marker``."""
     return Call(os.system, f"touch '{marker}'")
 
 
 def through_history_buffer(marker: Path) -> Call:
-    """From the class that mmengine's own allow-list admits to ``eval``, by getattr."""
+    """Return a call of ``eval``, reached by getattr from a class that mmengine allows."""
     names = Call(getattr, Call(getattr, HistoryBuffer, "update"), "__globals__")
     builtins = Call(Call(getattr, names, "get"), "__builtins__")
     return Call(Call(Call(getattr, builtins, "get"), "eval"), f"open({str(marker)!r}, 'w')")
@@ -69,10 +70,10 @@ PAYLOADS: dict[str, Callable[[Path], object]] = {
     "namespace": lambda marker: argparse.Namespace(lr=touch(marker)),
     "object array": lambda marker: np.array([touch(marker)], dtype=object),
 }
-# Where in a checkpoint of training a payload hides beside good weights.
+# Places of a payload in a checkpoint with good weights.
 PLACES: dict[str, Callable[[dict, Path], object]] = {
     "alone": lambda state, marker: touch(marker),
-    "beside the weights": lambda state, marker: {"state_dict": state, "args": touch(marker)},
+    "next to the weights": lambda state, marker: {"state_dict": state, "args": touch(marker)},
     "among the weights": lambda state, marker: {"state_dict": state | {"x": touch(marker)}},
     "in the optimizer": lambda state, marker: {
         "state_dict": state,
@@ -90,19 +91,26 @@ PLACES: dict[str, Callable[[dict, Path], object]] = {
 
 
 def save(content: object, path: Path, marker: Path) -> None:
-    """Write a checkpoint with a payload, and see that the payload is alive."""
+    """Write a checkpoint with a payload, and check that the payload works."""
     torch.save(content, path)
     torch.load(path, weights_only=False)
     assert marker.exists()
     marker.unlink()
 
 
-def damaged(whole: bytes) -> dict[str, bytes]:
-    """What failed downloads and full disks leave of a file."""
+def damaged(intact: bytes) -> dict[str, bytes]:
+    """Return the typical remains of a file after a failed download or on a full disk."""
     return {
         "empty": b"",
         "page": b"<!DOCTYPE html>\n<html><body>404</body></html>\n",
-        "half": whole[: len(whole) // 2],
-        "cut short": whole[:-30],
+        "half": intact[: len(intact) // 2],
+        "cut short": intact[:-30],
         "zeros": bytes(4096),
     }
+
+
+class Full(OSError):
+    """The error of a full disk."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,4 +1,4 @@
-"""Writing is all or nothing."""
+"""A file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,62 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from crafted import equal, weights
-from safetensors import safe_open
+from crafted import Full
 
 from care_mm import files
-from care_mm.checkpoint import writing
-from care_mm.checkpoint.reading import read_checkpoint
-from care_mm.checkpoint.writing import serialise, write_checkpoint, write_torch
+from care_mm.checkpoint.writing import write_torch
 from care_mm.errors import InputError
 from care_mm.files import write_bytes
 
 LARGE = {"state_dict": {"a": torch.ones(30_000), "b": torch.ones(20_000)}}
 WRITERS = [partial(write_bytes, bytes(200_000)), partial(write_torch, LARGE)]
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_written_file_is_read_back(suffix: str, tmp_path: Path) -> None:
-    path = tmp_path / f"care{suffix}"
-    shared = torch.arange(12.0)
-    state = weights() | {"a": shared[:6], "b": shared[3:], "c": shared.view(3, 4).t()}
-    sha256 = write_checkpoint({"state_dict": state, "meta": dict(arch="s0", keys=3)}, path)
-    content = read_checkpoint(path)
-    assert equal(content["state_dict"], state)
-    assert {k: str(v) for k, v in content["meta"].items()} == {"arch": "s0", "keys": "3"}
-    assert files.sha256_of(path) == sha256
-    if suffix == ".pth":  # safetensors shuffles its metadata
-        again = {"state_dict": dict(state), "meta": dict(arch="s0", keys=3)}
-        assert write_checkpoint(again, path) == sha256
-    assert os.listdir(tmp_path) == [path.name]
-    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def test_safetensors_metadata_are_strings(tmp_path: Path) -> None:
-    path = tmp_path / "care.safetensors"
-    write_checkpoint({"state_dict": weights(), "meta": dict(arch="s0", keys=3)}, path)
-    with safe_open(path, framework="pt") as file:
-        assert file.metadata() == {"arch": "s0", "keys": "3"}
-
-
-@pytest.mark.parametrize(
-    "content", [{"state_dict": {}, "optimizer": {}}, {"state_dict": {}, "meta": {"cfg": {}}}]
-)
-def test_safetensors_refuses_what_it_cannot_hold(content: dict, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"weights and flat meta only, not '(optimizer|cfg)'"):
-        write_checkpoint(content, tmp_path / "care.safetensors")
-    assert not any(tmp_path.iterdir())
-
-
-class Full(OSError):
-    def __init__(self, *_: object) -> None:
-        super().__init__(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -92,7 +45,7 @@ def test_accident_leaves_the_old_file_and_nothing_else(
 
 @pytest.mark.parametrize("write", WRITERS)
 def test_file_larger_than_allowed_is_one_line(write: Callable, tmp_path: Path) -> None:
-    """By the system's own limit, which ends a write in its middle as a full disk does."""
+    """The system's limit ends a write in the middle, as a full disk does."""
     path, before = tmp_path / "care.pth", resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
@@ -103,33 +56,8 @@ def test_file_larger_than_allowed_is_one_line(write: Callable, tmp_path: Path) -
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("accident", [Full, KeyboardInterrupt])
-def test_accident_in_the_middle_of_serialising(
-    accident: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is what comes out, not what torch says of it, and the old file stays."""
-
-    def fail(*args: object) -> None:
-        raise accident()
-
-    path = tmp_path / "care.pth"
-    path.write_bytes(b"old")
-    monkeypatch.setattr(writing, "AHEAD", 100_000)
-    monkeypatch.setattr(files.os, "posix_fadvise", fail)
-    with pytest.raises(InputError if accident is Full else accident):
-        write_torch(LARGE, path)
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["care.pth"]
-
-
-def test_serialised_into_a_file_or_in_memory_is_the_same(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(writing, "AHEAD", 100_000)
-    write_torch(LARGE, tmp_path / "care.pth")
-    assert (tmp_path / "care.pth").read_bytes() == serialise(LARGE, ".pth")
-
-
 @pytest.mark.parametrize("links", [True, False])
-def test_file_that_is_there_stays(links: bool, tmp_path: Path, monkeypatch) -> None:
+def test_existing_file_is_kept(links: bool, tmp_path: Path, monkeypatch) -> None:
     if not links:
         monkeypatch.setattr(files.os, "link", _no_links)
     path = tmp_path / "care.pth"
@@ -158,7 +86,7 @@ def _read_only(path: Path) -> Path:
     [lambda folder: folder / "missing" / "care.pth", lambda folder: folder, _read_only],
     ids=["missing folder", "a folder", "read-only folder"],
 )
-def test_place_that_takes_no_file_is_one_line(place: Callable, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written_to_is_one_line(place: Callable, tmp_path: Path) -> None:
     (tmp_path / "inside").touch()
     with pytest.raises(InputError, match="could not be written") as caught:
         write_bytes(b"new", place(tmp_path))

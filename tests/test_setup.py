@@ -173,7 +173,7 @@ def check_env() -> ModuleType:
 
 
 class Unloadable(ModuleType):
-    """A package whose operators cannot be taken from it."""
+    """A package whose operators cannot be imported."""
 
     def __getattr__(self, name: str) -> None:
         raise ImportError("undefined symbol")
@@ -221,7 +221,9 @@ def test_check_env_names_libgl(
         environment.check_package("cv2", "4.5")
 
 
-def test_check_env_is_content_here(check_env: ModuleType, capsys: pytest.CaptureFixture) -> None:
+def test_check_env_accepts_this_environment(
+    check_env: ModuleType, capsys: pytest.CaptureFixture
+) -> None:
     check_env.main(["--quick"])
     out = capsys.readouterr().out
     assert "mmcv.ops.nms  runs on cpu" in out
@@ -263,7 +265,9 @@ def test_check_env_names_a_step_that_fails(check_env: ModuleType) -> None:
     assert str(caught.value).startswith(message)
 
 
-def test_check_env_names_two_of_a_kind(check_env: ModuleType, monkeypatch, tmp_path: Path) -> None:
+def test_check_env_names_a_fork_next_to_its_original(
+    check_env: ModuleType, monkeypatch, tmp_path: Path
+) -> None:
     for name, version in (("onedl-mmcv", "2.3.6"), ("mmcv", "2.1.0")):
         info = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
         info.mkdir()

@@ -1,4 +1,4 @@
-"""CARE as timm's users have it: the same numbers as the backbone and the classifier of ours."""
+"""CARE in timm gives the same numbers as our backbone and classifier."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ARCHS = ("s0", "s1", "s2")
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the authors' weights under the name that we expect, and ours beside them."""
+    """A folder with the authors' weights under the expected name, and ours next to them."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "checkpoints").mkdir()
     weights = golden.single("s0")
@@ -85,7 +85,7 @@ def test_timm_reads_the_registry_and_the_way_to_evaluate() -> None:
     assert data["mean"] == (0.485, 0.456, 0.406) and data["std"] == (0.229, 0.224, 0.225)
 
 
-def test_the_parts_make_the_whole() -> None:
+def test_the_parts_of_the_forward_pass_agree_with_it() -> None:
     model = timm.create_model("care_s0").eval()
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():

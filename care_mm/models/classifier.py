@@ -20,7 +20,7 @@ from care_mm.models.fold import fold_mean_of_linears
 from care_mm.models.head import HeadBranch
 
 
-@MODELS.register_module()
+@MODELS.register_module(force=True)  # replaces the entry of care_mm.registration
 class CAREHead(ClsHead):
     """Two equal heads: one learns the labels, the other the teacher's; inference averages them.
 
@@ -155,7 +155,7 @@ class Teacher:
         return self.model.to(images.device)(images, mode="tensor").argmax(dim=1)
 
 
-@MODELS.register_module()
+@MODELS.register_module(force=True)  # replaces the entry of care_mm.registration
 class CAREClassifier(ImageClassifier):
     """An mmpretrain ``ImageClassifier`` that can learn from a teacher (hard distillation).
 

@@ -1,460 +1,61 @@
-"""Checkpoints: both names of every tensor, what size it is, what loads, and what is refused."""
+"""A complete model loads from a checkpoint of its training, and nothing else fits it."""
 
 from __future__ import annotations
 
-import argparse
-import logging
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import golden
-import numpy as np
 import pytest
 import torch
-from mmengine.logging import HistoryBuffer, MMLogger
+from crafted import equal
+from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from care_mm import CARETransformer
-from care_mm.checkpoint.matching import load_model
-from care_mm.checkpoint.names import convert_official, is_official, is_ours, to_official
+from care_mm.checkpoint.matching import Match, is_loadable, load_model
 from care_mm.checkpoint.reading import read_checkpoint, state_dict_of
-from care_mm.convert import detect_arch
 from care_mm.errors import InputError
-from care_mm.models.pretrained import load_pretrained
 
-TINY = dict(
-    depths=(1, 1, 2),
-    mem_dims=(4, 4, 8),
-    interaction_ratios=((1, 2), (2, 2), (2, 3)),
-    attn_head_dims=(None, 4, 4),
-)
 State = dict[str, Tensor]
 
 
-def without_prefix(state: State, prefix: str = "backbone.") -> State:
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+MATCHING = {"weight": torch.ones(2, 3), "bias": torch.ones(2)}
 
 
-def with_prefix(state: State, prefix: str) -> State:
-    return {prefix + key: value for key, value in state.items()}
+def test_match_names_every_kind_of_difference() -> None:
+    state = {"weight": torch.ones(3, 2), "gamma": torch.tensor([1.0, torch.nan])}
+    match = Match.compare(MATCHING, state, finite=True)
+    assert match == Match(2, ("bias",), ("gamma",), ("weight",), ("gamma",))
+    with pytest.raises(InputError, match=r"x: 1 tensors missing \(the model has 2\).*'bias'"):
+        match.refuse("x")
+    Match.compare(MATCHING, dict(MATCHING), finite=True).refuse("x")
 
 
-def tiny(**kwargs) -> CARETransformer:
-    return CARETransformer(TINY, out_indices=(0, 1, 2), **kwargs)
-
-
-def tiny_state(**kwargs) -> State:
-    """Weights of a tiny backbone, none of which is at its initial value."""
-    torch.manual_seed(0)
-    return {
-        key: torch.randn(value.shape) if value.is_floating_point() else value + 5
-        for key, value in tiny(**kwargs).state_dict().items()
-    }
+@pytest.mark.parametrize(
+    ("source", "target", "expected"),
+    [
+        (torch.float16, torch.float32, True),
+        (torch.float32, torch.int64, True),
+        (torch.int32, torch.int64, True),
+        (torch.int64, torch.float32, False),
+        (torch.complex64, torch.float32, False),
+        (torch.complex64, torch.int64, False),
+    ],
+)
+def test_numbers_of_another_kind_are_not_loadable(
+    source: torch.dtype, target: torch.dtype, expected: bool
+) -> None:
+    first, second = torch.zeros(2, dtype=source), torch.zeros(2, dtype=target)
+    assert is_loadable(first, second) is expected
+    assert not is_loadable(first, second[:1])
 
 
 def copied(module: nn.Module) -> State:
     return {key: value.clone() for key, value in module.state_dict().items()}
 
 
-def equal(first: State, second: State) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
-
-
-def init_from(path: Path, arch: str | dict = "s0", prefix: str | None = None, **kwargs) -> State:
-    """The state of a backbone that a config initialises from a file."""
-    init_cfg = dict(type="Pretrained", checkpoint=str(path))
-    if prefix is not None:
-        init_cfg["prefix"] = prefix
-    backbone = CARETransformer(arch, init_cfg=init_cfg, **kwargs)
-    backbone.init_weights()
-    return backbone.state_dict()
-
-
-@pytest.fixture
-def messages() -> Iterator[list[str]]:
-    """What mmengine logs."""
-    seen: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: seen.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield seen
-    logger.removeHandler(handler)
-
-
-# The authors' names
-
-
-@pytest.mark.parametrize(
-    "key", ["stem.2.weight", "stages.0.blocks.0.attn.qkv.weight", "head.fc.weight_g", "backbone.x"]
-)
-def test_unknown_key_is_refused_by_name(key: str) -> None:
-    with pytest.raises(InputError, match=f"key '{key}'"):
-        convert_official({"stem.0.weight": torch.ones(1), key: torch.ones(1)})
-
-
-def test_conversion_renames_and_keeps_values() -> None:
-    official = {
-        "stem.1.running_mean": torch.rand(3),
-        "stages.1.downsample.1.bias": torch.rand(3),
-        "stages.2.blocks.7.token_mixer.qk.weight": torch.rand(3),
-        "stages.2.blocks.7.gamma": torch.rand(3),
-        "dist_head.fc.bias": torch.rand(3),
-    }
-    assert convert_official(official) == {
-        "backbone.stem.norm.running_mean": official["stem.1.running_mean"],
-        "backbone.stages.1.downsample.conv.bias": official["stages.1.downsample.1.bias"],
-        "backbone.stages.2.blocks.7.token_mixer.global_branch.qk.weight": official[
-            "stages.2.blocks.7.token_mixer.qk.weight"
-        ],
-        "backbone.stages.2.blocks.7.gamma": official["stages.2.blocks.7.gamma"],
-        "head.distill.fc.bias": official["dist_head.fc.bias"],
-    }
-
-
-@pytest.mark.parametrize("arch", golden.ARCHS)
-def test_both_names_of_every_tensor_lead_back_to_each_other(arch: str) -> None:
-    official = golden.single(arch)
-    ours = convert_official(official)
-    back = to_official(ours)
-    assert list(back) == list(official)
-    assert all(back[key] is ours_value for key, ours_value in zip(back, ours.values(), strict=True))
-    assert all(back[key] is official[key] for key in official)
-    assert len(set(ours)) == len(official)
-    assert is_official(official) and not is_ours(official)
-    assert is_ours(ours) and not is_official(ours)
-
-
-@pytest.mark.parametrize(
-    "key", ["backbone.out_norms.0.weight", "neck.conv.weight", "stem.0.weight"]
-)
-def test_key_without_an_authors_name_is_refused(key: str) -> None:
-    with pytest.raises(InputError, match=f"key '{key}' has no name"):
-        to_official({"backbone.stem.conv.weight": torch.ones(1), key: torch.ones(1)})
-
-
-# Keys that other networks share with one of the two.
-RESNET = {"conv1.weight", "bn1.running_mean", "layer1.0.conv1.weight", "fc.weight", "fc.bias"}
-CONVNEXT = {
-    *("stem.0.weight", "stem.0.bias", "stem.1.weight", "stem.1.bias"),
-    *(f"stages.1.downsample.{i}.{leaf}" for i in (0, 1) for leaf in ("weight", "bias")),
-    *(f"stages.1.blocks.{i}.gamma" for i in range(9)),
-    *(f"stages.1.blocks.{i}.{name}.weight" for i in range(9) for name in ("conv_dw", "norm")),
-    *(f"stages.1.blocks.{i}.mlp.fc{j}.bias" for i in range(9) for j in (1, 2)),
-    *("head.norm.weight", "head.norm.bias", "head.fc.weight", "head.fc.bias"),
-}
-
-
-@pytest.mark.parametrize("keys", [RESNET, CONVNEXT, set()], ids=["resnet", "convnext", "nothing"])
-def test_other_networks_are_neither_ours_nor_the_authors(keys: set[str]) -> None:
-    state = {key: torch.ones(1) for key in keys}
-    assert not is_official(state) and not is_ours(state)
-    with pytest.raises(InputError, match="not the weights of a CARE classifier"):
-        detect_arch(state)
-
-
-# Sizes
-
-
-@pytest.mark.parametrize("num_classes", [1000, 7])
-@pytest.mark.parametrize("arch", golden.ARCHS)
-def test_size_is_detected_under_both_names(arch: str, num_classes: int) -> None:
-    official = dict(golden.single(arch))
-    for head in ("head", "dist_head"):
-        for leaf in ("weight", "bias"):
-            official[f"{head}.fc.{leaf}"] = official[f"{head}.fc.{leaf}"][:num_classes]
-    before = torch.get_rng_state()
-    assert detect_arch(official) == arch
-    assert detect_arch(convert_official(official)) == arch
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize(
-    ("changes", "match"),
-    [
-        ({"stem.0.bias": None}, "s1 is the closest: 1 tensors missing .*'backbone.stem.conv.bias'"),
-        ({"dist_head.fc.weight": None}, "missing .*'head.distill.fc.weight'"),
-        ({"head.fc.bias": torch.ones(7)}, "another shape .*'head.label.fc.weight'"),
-        ({"stages.1.blocks.9.gamma": torch.ones(64)}, "left over .*'backbone.stages.1.blocks.9.ga"),
-        ({"stem.1.running_var": torch.ones(31)}, "another shape .*'backbone.stem.norm.running_var"),
-        ({"stem.1.bias": torch.ones(32).int()}, "shape or kind .*'backbone.stem.norm.bias'"),
-        ({"extra.weight": torch.ones(1)}, "key 'extra.weight' is not one of the authors'"),
-    ],
-)
-def test_size_of_what_is_not_whole_is_refused(changes: dict, match: str) -> None:
-    state = {k: v for k, v in (golden.single("s1") | changes).items() if v is not None}
-    with pytest.raises(InputError, match=match):
-        detect_arch(state)
-
-
-# What loads
-
-
-def timm_style(state: State) -> dict:
-    return {
-        "epoch": 299,
-        "arch": "CARE_S0",
-        "args": argparse.Namespace(lr=2.5e-3, opt="adamw", betas=(0.9, 0.999), out=None),
-        "metric": np.float64(78.4),
-        "state_dict": OrderedDict(state),
-        "optimizer": {"state": {0: {"step": 3}}, "param_groups": [{"lr": 1e-5}]},
-    }
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda state: state,
-        lambda state: {"state_dict": state},
-        lambda state: {"model": OrderedDict(state)},
-        lambda state: {"state_dict_ema": state},
-        lambda state: with_prefix(state, "module."),
-        lambda state: {"state_dict": with_prefix(state, "module.")},
-        lambda state: {"state_dict_ema": with_prefix(state, "module.module.")},
-        lambda state: {"model": with_prefix(state, "_orig_mod.module.")},
-        lambda state: {"state_dict": {"note": "none"}, "model": state},
-        timm_style,
-        lambda state: {"state_dict": convert_official(state), "meta": {}},
-        lambda state: without_prefix(convert_official(state)),
-    ],
-    ids=[
-        *("bare", "state_dict", "model", "ema", "module", "nested-module", "module-twice"),
-        *("compiled", "second-key", "timm", "ours", "alone"),
-    ],
-)
-def test_every_form_of_the_published_weights_loads(wrap: Callable, tmp_path: Path) -> None:
-    path = tmp_path / "care.pth"
-    torch.save(wrap(golden.single("s0")), path)
-    expected = without_prefix(convert_official(golden.single("s0")))
-    assert equal(init_from(path), expected)
-
-
-@pytest.mark.parametrize(
-    ("plain", "ema"), [("state_dict", "state_dict_ema"), ("model", "model_ema")]
-)
-def test_of_two_sets_of_weights_the_plain_one_is_taken_and_named(
-    plain: str, ema: str, tmp_path: Path, messages: list[str]
-) -> None:
-    state = tiny_state()
-    averaged = {key: value + 1 for key, value in state.items()}
-    content = {ema: with_prefix(averaged, "module."), plain: state}
-    torch.save(content, tmp_path / "both.pth")
-    assert equal(init_from(tmp_path / "both.pth", TINY, out_indices=(0, 1, 2)), state)
-    assert messages[-1].endswith(f"both.pth (its {plain}; {ema} left out)")
-    assert equal(state_dict_of(content, "both.pth"), state)
-    assert equal(state_dict_of(content, "both.pth", ema=True), averaged)
-    for without in ({plain: state}, state):
-        with pytest.raises(InputError, match="no state_dict_ema or model_ema in it"):
-            state_dict_of(without, "plain.pth", ema=True)
-
-
-@pytest.mark.parametrize("arch", golden.ARCHS)
-def test_authors_file_loads_whole_in_every_size(
-    arch: str, tmp_path: Path, messages: list[str]
-) -> None:
-    path = tmp_path / "care.pth.tar"
-    torch.save({"state_dict": golden.single(arch)}, path)
-    loaded = init_from(path, arch)
-    assert equal(loaded, without_prefix(convert_official(golden.single(arch))))
-    assert f"{len(loaded)} of {len(loaded)} tensors loaded from {path}" in messages[-1]
-
-
-@pytest.mark.parametrize(
-    ("prefix", "given"),
-    [("backbone.", None), ("backbone.", "backbone"), ("encoder.", "encoder"), ("a.b.", "a.b.")],
-)
-def test_backbone_of_a_detector_is_found(prefix: str, given: str | None, tmp_path: Path) -> None:
-    state = tiny_state()
-    detector = with_prefix(state, prefix) | {
-        "neck.lateral_convs.0.conv.weight": torch.rand(3),
-        "rpn_head.rpn_cls.bias": torch.full((3,), torch.nan),  # not ours to judge
-    }
-    torch.save({"meta": {"epoch": 12}, "state_dict": detector}, tmp_path / "detector.pth")
-    assert equal(init_from(tmp_path / "detector.pth", TINY, given, out_indices=(0, 1, 2)), state)
-
-
-def test_safetensors_file_loads(tmp_path: Path) -> None:
-    state = tiny_state()
-    save_file(with_prefix(state, "backbone."), tmp_path / "care.safetensors")
-    assert equal(init_from(tmp_path / "care.safetensors", TINY, out_indices=(0, 1, 2)), state)
-
-
-def test_half_precision_file_loads_into_float32(tmp_path: Path) -> None:
-    half = {key: v.half() if v.is_floating_point() else v for key, v in tiny_state().items()}
-    torch.save(half, tmp_path / "half.pth")
-    loaded = init_from(tmp_path / "half.pth", TINY, out_indices=(0, 1, 2))
-    assert loaded["stem.conv.weight"].dtype == torch.float32
-    assert torch.equal(loaded["stem.conv.weight"], half["stem.conv.weight"].float())
-
-
-def test_url_is_read_from_the_download_cache(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    (tmp_path / "checkpoints").mkdir()
-    torch.save(tiny_state(), tmp_path / "checkpoints" / "care.pth")
-    backbone = tiny()
-    load_pretrained(backbone, "https://example.com/files/care.pth")
-    assert equal(backbone.state_dict(), tiny_state())
-
-
-def test_detector_initialises_its_backbone_from_the_file(tmp_path: Path) -> None:
-    class Detector(BaseModel):
-        def __init__(self) -> None:
-            super().__init__()
-            init_cfg = dict(type="Pretrained", checkpoint=str(tmp_path / "care.pth"))
-            self.backbone = tiny(init_cfg=init_cfg)
-
-        def forward(self) -> None: ...
-
-    torch.save(tiny_state(), tmp_path / "care.pth")
-    detector = Detector()
-    detector.init_weights()
-    assert equal(detector.backbone.state_dict(), tiny_state())
-    # A second call, as some runners make, does not draw or load anything else.
-    detector.init_weights()
-    assert equal(detector.backbone.state_dict(), tiny_state())
-
-
-LAST = "stages.2.blocks.1."
-FRESH = {LAST + name for name in ("gamma", "inter2.fc2.weight", "inter2.fc2.bias")}
-
-
-def test_published_weights_leave_an_extra_projection_fresh(
-    tmp_path: Path, messages: list[str]
-) -> None:
-    published = tiny_state()
-    torch.save(published, tmp_path / "care.pth")
-    backbone = tiny(expand_last=False, layer_scale_init_value=0.25)
-    before = copied(backbone)
-    load_pretrained(backbone, str(tmp_path / "care.pth"))
-    loaded = backbone.state_dict()
-    assert loaded.keys() - published.keys() == FRESH == backbone.fresh_keys
-    for key, value in loaded.items():
-        assert torch.equal(value, before[key] if key in FRESH else published[key]), key
-    total = len(loaded)
-    assert f"{total - 3} of {total} tensors loaded" in messages[-1]
-    assert "3 start fresh" in messages[-1]
-
-
-@pytest.mark.parametrize("expand_last", [True, False])
-def test_file_with_the_extra_projection_loads_into_both_forms(
-    expand_last: bool, tmp_path: Path
-) -> None:
-    state = tiny_state(expand_last=False)
-    torch.save(state, tmp_path / "care.pth")
-    backbone = tiny(expand_last=expand_last)
-    load_pretrained(backbone, str(tmp_path / "care.pth"))
-    expected = {k: v for k, v in state.items() if not (expand_last and k in FRESH)}
-    assert equal(backbone.state_dict(), expected)
-
-
-@pytest.mark.parametrize("out_indices", [(0,), (0, 1, 2), (1, -2)])
-def test_stages_that_are_not_built_are_ignored(out_indices: tuple, tmp_path: Path) -> None:
-    torch.save(golden.single("s0"), tmp_path / "care.pth")
-    loaded = init_from(tmp_path / "care.pth", out_indices=out_indices)
-    published = without_prefix(convert_official(golden.single("s0")))
-    assert equal(loaded, {key: published[key] for key in loaded})
-    assert not any(key.startswith("stages.3.") for key in loaded)
-
-
-def test_output_norms_start_fresh_unless_the_file_has_them(tmp_path: Path) -> None:
-    norm = dict(out_norm_cfg=dict(type="BN"))
-    torch.save(tiny_state(), tmp_path / "without.pth")
-    torch.save(tiny_state(**norm), tmp_path / "with.pth")
-    backbone = tiny(**norm)
-    load_pretrained(backbone, str(tmp_path / "without.pth"))
-    assert (backbone.out_norms["1"].weight == 1).all()
-    load_pretrained(backbone, str(tmp_path / "with.pth"))
-    assert equal(backbone.state_dict(), tiny_state(**norm))
-
-
-def test_deployed_file_loads_into_a_deployed_backbone_only(tmp_path: Path) -> None:
-    deployed = tiny(deploy=True)
-    torch.save(deployed.state_dict(), tmp_path / "deployed.pth")
-    torch.save(tiny_state(), tmp_path / "plain.pth")
-    other = tiny(deploy=True)
-    load_pretrained(other, str(tmp_path / "deployed.pth"))
-    assert equal(other.state_dict(), deployed.state_dict())
-    for backbone, name in ((tiny(), "deployed.pth"), (tiny(deploy=True), "plain.pth")):
-        with pytest.raises(InputError, match="does not fit"):
-            load_pretrained(backbone, str(tmp_path / name))
-
-
-# What is refused
-
-
-def check_refused(backbone: CARETransformer, path: Path, match: str) -> None:
-    """One line that names the file, and an untouched model."""
-    before = copied(backbone)
-    backbone.init_cfg = dict(type="Pretrained", checkpoint=str(path))
-    with pytest.raises(InputError, match=match) as caught:
-        backbone.init_weights()
-    message = str(caught.value)
-    assert str(path) in message
-    assert message.isprintable()
-    assert "set to `False`" not in message  # torch's advice to read the file unsafely
-    assert equal(backbone.state_dict(), before)
-
-
-def changed(**values: Tensor | None) -> State:
-    state = tiny_state() | {key.replace("__", "."): value for key, value in values.items()}
-    return {key: value for key, value in state.items() if value is not None}
-
-
-@pytest.mark.parametrize(
-    ("state", "match"),
-    [
-        (changed(stem__conv__bias=None), "1 tensors missing.*'stem.conv.bias'"),
-        (changed(stem__norm__running_mean=None), "missing.*'stem.norm.running_mean'"),
-        (changed(stem__conv__bias=torch.zeros(7)), "another shape.*'stem.conv.bias'"),
-        (changed(stem__conv__bias=torch.full((16,), torch.nan)), "not finite.*'stem.conv.bias'"),
-        (
-            changed(stem__norm__weight=torch.full((16,), torch.inf)),
-            "not finite.*'stem.norm.weight'",
-        ),
-        (changed(stem__extra__weight=torch.ones(1)), "left over.*'stem.extra.weight'"),
-        (
-            changed(stages__2__blocks__2__gamma=torch.ones(1)),
-            "left over.*'stages.2.blocks.2.gamma'",
-        ),
-        (changed(stem__conv__bias=torch.zeros(16).int()), "shape or kind.*'stem.conv.bias'"),
-        (changed(stem__conv__bias=torch.zeros(16).to_sparse()), "'stem.conv.bias' is sparse"),
-        (changed(stem__conv__bias=torch.zeros(16, device="meta")), "bias' is sparse.*without data"),
-        (golden.single("s0") | {"extra.weight": torch.ones(1)}, "key 'extra.weight'"),
-        ({"layer1.0.conv1.weight": torch.ones(1)}, "missing"),
-        ({}, "no weights"),
-        ({"epoch": 3, "state_dict": {"note": "none"}}, "no weights"),
-        ([torch.ones(1)], "holds a list"),
-        (torch.ones(1), "holds a Tensor"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:Sparse invariant")
-def test_weights_that_do_not_fit_are_refused(state: object, match: str, tmp_path: Path) -> None:
-    torch.save(state, tmp_path / "bad.pth")
-    check_refused(tiny(), tmp_path / "bad.pth", match)
-
-
-@pytest.mark.parametrize(("saved", "built"), [("s0", "s1"), ("s1", "s0"), ("s1", "s2")])
-def test_weights_of_another_size_are_refused(saved: str, built: str, tmp_path: Path) -> None:
-    torch.save({"state_dict": golden.single(saved)}, tmp_path / "other.pth")
-    check_refused(CARETransformer(built), tmp_path / "other.pth", "another arch")
-
-
-def test_prefix_that_is_not_in_the_file_is_refused(tmp_path: Path) -> None:
-    torch.save(with_prefix(tiny_state(), "backbone."), tmp_path / "care.pth")
-    backbone = tiny()
-    with pytest.raises(InputError, match="missing"):
-        load_pretrained(backbone, str(tmp_path / "care.pth"), prefix="encoder")
-
-
-# mmengine's own checkpoints
-
-
 class Toy(BaseModel):
-    """The smallest thing that a Runner trains."""
+    """The smallest model that a Runner trains."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -467,7 +68,7 @@ class Toy(BaseModel):
 
 @pytest.fixture(scope="module")
 def runner_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a Runner writes after training: optimizer, schedulers, message hub, meta."""
+    """A checkpoint that a Runner wrote: optimizer, schedulers, message hub, meta."""
     folder = tmp_path_factory.mktemp("runner")
     data = [{"x": torch.rand(2)} for _ in range(4)]
     runner = Runner(
@@ -510,10 +111,33 @@ def test_checkpoint_of_a_runner_loads_into_its_model(runner_checkpoint: Path) ->
         (Toy().state_dict() | {"fc.bias": torch.zeros(3)}, "another shape.*'fc.bias'"),
     ],
 )
-def test_whole_model_refuses_what_does_not_match(state: State, match: str, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_a_model_are_refused(
+    state: State, match: str, tmp_path: Path
+) -> None:
     torch.save({"state_dict": state}, tmp_path / "bad.pth")
     model = Toy()
     before = copied(model)
     with pytest.raises(InputError, match=match):
         load_model(model, tmp_path / "bad.pth")
     assert equal(model.state_dict(), before)
+
+
+def test_partial_loading_keeps_the_rest_and_lists_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    state = {"fc.weight": torch.full((1, 2), 3.0), "fc.bias": torch.zeros(3), "x": torch.zeros(1)}
+    torch.save({"state_dict": state}, tmp_path / "part.pth")
+    model = Toy()
+    bias = copied(model)["fc.bias"]
+    load_model(model, tmp_path / "part.pth", allow_partial=True)
+    assert model.fc.weight.tolist() == [[3, 3]] and torch.equal(model.fc.bias, bias)
+    said = capsys.readouterr()
+    assert f"1 of 2 tensors loaded from {tmp_path / 'part.pth'}" in said.out + said.err
+    assert "1 stay random: fc.bias" in said.out + said.err
+    assert "1 unused: x" in said.out + said.err
+
+
+def test_partial_loading_refuses_a_file_of_which_nothing_fits(tmp_path: Path) -> None:
+    torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="does not fit the config's model"):
+        load_model(Toy(), tmp_path / "other.pth", allow_partial=True)

@@ -1,4 +1,4 @@
-"""tools/convert_checkpoint.py: the authors' files in every form, and what it refuses."""
+"""tools/convert_checkpoint.py accepts the authors' files in every form, and refuses others."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ State = dict[str, Tensor]
 
 
 def timm_style(state: State, ema: State) -> dict:
-    """What the authors' training script leaves: two sets of weights and much beside them."""
+    """Return a checkpoint of the authors' script: two sets of weights next to other content."""
     return {
         "epoch": 299,
         "arch": "CARE",
@@ -62,7 +62,7 @@ def authors_file(folder: Path, state: State | None = None) -> Path:
     return path
 
 
-# What is converted
+# Accepted files
 
 
 def test_authors_file_gets_a_name_with_its_hash(tmp_path: Path, run: Run) -> None:
@@ -148,23 +148,21 @@ def test_every_form_gives_the_same_weights(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arch", golden.ARCHS)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_there_and_back_again_is_equal_bit_for_bit(
+def test_converting_back_is_equal_bit_for_bit(
     suffix: str, arch: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     official = golden.single(arch)
-    ours, back = tmp_path / f"ours{suffix}", tmp_path / f"back{suffix}"
+    ours, restored = tmp_path / f"ours{suffix}", tmp_path / f"restored{suffix}"
     tool.call("convert_checkpoint", authors_file(tmp_path, official), ours, "--arch", arch)
-    tool.call("convert_checkpoint", ours, back, "--to-official")
-    state = read_checkpoint(back)["state_dict"]
+    tool.call("convert_checkpoint", ours, restored, "--to-official")
+    state = read_checkpoint(restored)["state_dict"]
     if suffix == ".safetensors":  # which sorts
         state = {key: state[key] for key in official}
     assert equal(state, official)
     assert capsys.readouterr().out.count(f"CARE-{arch.upper()}: {len(official)} tensors") == 2
 
 
-def test_moving_average_is_taken_when_asked_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_ema_is_converted_on_request(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     state = golden.single("s0")
     torch.save(timm_style(state, averaged(state)), tmp_path / "both.pth")
     tool.call("convert_checkpoint", tmp_path / "both.pth", tmp_path / "ema.pth", "--ema")
@@ -195,15 +193,15 @@ def test_heads_for_other_classes_are_converted(tmp_path: Path) -> None:
     assert (done.num_classes, done.arch) == (3, "s0")
     kept = sum(value.numel() * value.element_size() for value in state.values())
     assert done.path.stat().st_size < kept + 400_000
-    back = convert_file(done.path, tmp_path, official=True)
-    assert back.path.name == f"care_s0_official-{back.sha256[:8]}.pth"
+    restored = convert_file(done.path, tmp_path, official=True)
+    assert restored.path.name == f"care_s0_official-{restored.sha256[:8]}.pth"
 
 
-# What is refused
+# Refused files
 
 
 def refused(capsys: pytest.CaptureFixture, folder: Path, *args: object) -> str:
-    """The one line; nothing is written or changed."""
+    """Return the error; check that nothing is written or changed."""
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     line = tool.refusal(capsys, "convert_checkpoint", *args)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
@@ -250,7 +248,7 @@ def test_other_weights_are_refused(
         (("care.pth.tar", "ours.pth", "--arch", "s1"), "holds the weights of s0, not s1"),
         (("care.pth.tar", "ours.pth", "--ema"), "no state_dict_ema"),
         (("care.pth.tar", "ours.pth", "--to-official"), "has the authors' names already"),
-        (("care.pth.tar", "there.pth"), "there.pth: exists already"),
+        (("care.pth.tar", "existing.pth"), "existing.pth: exists already"),
         (("care.pth.tar", "care.pth.tar"), "is the file to convert"),
         (("care.pth.tar", "./care.pth.tar"), "is the file to convert"),
         (("care.pth.tar", "nowhere/ours.pth"), "folder nowhere does not exist"),
@@ -265,7 +263,7 @@ def test_other_arguments_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     authors_file(tmp_path)
-    (tmp_path / "there.pth").write_bytes(b"mine")
+    (tmp_path / "existing.pth").write_bytes(b"existing")
     assert reason in refused(capsys, tmp_path, *args)
 
 
@@ -280,12 +278,12 @@ def test_damaged_files_are_refused(
 
 def test_flipped_bits_and_lost_ends_are_refused_or_change_nothing(tmp_path: Path) -> None:
     source, target = authors_file(tmp_path), tmp_path / "ours.pth"
-    whole, draw = source.read_bytes(), random.Random(0)
+    intact, draw = source.read_bytes(), random.Random(0)
     expected = convert_official(golden.single("s0"))
-    for offset in (0, 30, len(whole) - 1, *(draw.randrange(len(whole)) for _ in range(9))):
-        flipped = bytearray(whole)
+    for offset in (0, 30, len(intact) - 1, *(draw.randrange(len(intact)) for _ in range(9))):
+        flipped = bytearray(intact)
         flipped[offset] ^= 1 << draw.randrange(8)
-        for broken in (flipped, whole[:offset]):
+        for broken in (flipped, intact[:offset]):
             source.write_bytes(broken)
             try:
                 convert_file(source, target)

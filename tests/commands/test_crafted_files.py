@@ -1,4 +1,4 @@
-"""A crafted checkpoint is refused wherever a checkpoint is accepted, and runs nothing."""
+"""Every command refuses a crafted checkpoint and runs nothing in it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def craft(place: str, path: Path) -> Path:
-    """Write ``path`` with a payload that is alive, and return the marker that it would make."""
+    """Write a checkpoint with a working payload, and return the file that it would create."""
     marker = path.absolute().with_name("marker")
     crafted.save(crafted.PLACES[place](golden.single("s0"), marker), path, marker)
     return marker
@@ -91,9 +91,9 @@ def test_testing(folder: Path, capsys: pytest.CaptureFixture) -> None:
 
 
 def test_inference(folder: Path, capsys: pytest.CaptureFixture) -> None:
-    marker = craft("beside the weights", folder / "crafted.pth")
-    picture = REPOSITORY / "docs" / "images"
-    args = ("job.py", "crafted.pth", picture, "--out-dir", "results", "--device", "cpu")
+    marker = craft("next to the weights", folder / "crafted.pth")
+    images = REPOSITORY / "docs" / "images"
+    args = ("job.py", "crafted.pth", images, "--out-dir", "results", "--device", "cpu")
     check(tool.refusal(capsys, "infer", *args), marker)
 
 

@@ -1,4 +1,4 @@
-"""Mistakes that users make: each is one line that says what to do, and status 2."""
+"""Users' mistakes end with status 2 and one line that says what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_missing_weights_are_named_with_the_way_round(tmp_path: Path, run: Run) -> None:
+def test_missing_weights_are_named_with_the_alternative(tmp_path: Path, run: Run) -> None:
     line = one_line(run("tools/train.py", CONFIG, cwd=tmp_path))
     assert "checkpoints/care_s1_in1k.pth" in line and "--from-scratch" in line
 
@@ -45,7 +45,7 @@ def test_a_typo_in_an_option_is_named(
     assert named in one_line(run("tools/train.py", CONFIG, *args, cwd=folder))
 
 
-def test_a_config_that_is_not_there_suggests_another(tmp_path: Path, run: Run) -> None:
+def test_a_missing_config_suggests_a_similar_one(tmp_path: Path, run: Run) -> None:
     wrong = str(CONFIG).replace("_s1_", "_s9_")
     assert "did you mean" in one_line(run("tools/train.py", wrong, cwd=tmp_path))
 

@@ -1,17 +1,14 @@
-"""The paper's ablations: what each switch of ``arch`` changes, and that all else still holds."""
+"""The paper's ablations: the meaning of each switch, its checkpoints and its configs."""
 
 from __future__ import annotations
 
-import copy
-from itertools import product
 from pathlib import Path
 
-import golden
 import pytest
 import torch
 from mmengine.config import Config
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
+from variants import CONFIGS, SWITCHES, TINY, name_of
 
 from care_mm import CARETransformer
 from care_mm.errors import InputError
@@ -19,120 +16,13 @@ from care_mm.models.arch import ARCHS, Arch
 from care_mm.models.layers import AxialConv, CAREBlock, TokenMixer
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "configs" / "ablation").glob("*.py"))
-TINY = dict(
-    depths=(1, 1, 2),
-    mem_dims=(4, 8, 12),
-    interaction_ratios=((2, 1), (2, 2), (2, 3)),
-    attn_head_dims=(None, 4, 6),
-)
-SWITCHES = [
-    dict(memory=memory, inter1=inter1, inter2=inter2, decoupling=decoupling)
-    for memory, inter1, inter2, decoupling in product(
-        (True, False), (True, False), (True, False), ("asymmetrical", "symmetrical", "stacked")
-    )
-]
-SWITCHES.append({**SWITCHES[0], "attn_head_dims": (2, 4, 6)})  # attention in every stage
-every_ablation = pytest.mark.parametrize(
-    "switches", SWITCHES, ids=lambda switches: "-".join(map(str, switches.values()))
-)
+every_ablation = pytest.mark.parametrize("switches", SWITCHES, ids=name_of)
 
 
 def backbone(switches: dict, **options) -> CARETransformer:
-    """In float64, with statistics and scales that a mistake cannot hide behind."""
     torch.manual_seed(0)
-    arch = {**TINY, **switches}
     options = {"out_indices": (0, 1, 2), "layer_scale_init_value": 0.5, **options}
-    model = CARETransformer(arch, **options).double().eval()
-    for name, parameter in model.named_parameters():
-        if name.endswith("gamma"):
-            nn.init.normal_(parameter, 0.5, 0.3)
-        elif parameter.ndim == 4:
-            nn.init.kaiming_normal_(parameter, nonlinearity="linear")
-    for part in model.modules():
-        if isinstance(part, _BatchNorm):
-            part.running_mean.normal_(0, 0.3)
-            part.running_var.uniform_(0.5, 1.5)
-            nn.init.normal_(part.weight, 1, 0.3)
-            nn.init.normal_(part.bias, 0, 0.3)
-    return model
-
-
-def image() -> Tensor:
-    return golden.inputs()[:, :, :32, :48]
-
-
-def widths(switches: dict, expand_last: bool = True) -> tuple[int, ...]:
-    """Channels of the stages' outputs, from the paper's words."""
-    features = 2 if switches.get("decoupling") == "symmetrical" else 3
-    memory = 1 if switches.get("memory", True) else 0
-    stages = [(features + memory) * mem_dim for mem_dim in TINY["mem_dims"]]
-    if expand_last and switches.get("inter2", True):
-        stages[-1] *= TINY["interaction_ratios"][-1][1]
-    return tuple(stages)
-
-
-# What holds for every model
-
-
-@every_ablation
-@pytest.mark.parametrize("expand_last", [True, False])
-def test_channels_are_as_declared(expand_last: bool, switches: dict) -> None:
-    model = backbone(switches, expand_last=expand_last)
-    assert model.out_channels == widths(switches, expand_last)
-    with torch.no_grad():
-        outs = model(image())
-    assert [tuple(out.shape) for out in outs] == [
-        (2, channels, 32 // stride, 48 // stride)
-        for channels, stride in zip(model.out_channels, model.out_strides, strict=True)
-    ]
-    assert all(torch.isfinite(out).all() for out in outs)
-
-
-@every_ablation
-def test_checkpointing_changes_nothing_and_every_parameter_gets_a_gradient(
-    switches: dict,
-) -> None:
-    results = []
-    for with_cp in (False, True):
-        model = backbone(switches, with_cp=with_cp).train()
-        outs = model(image())
-        sum(out.square().mean() for out in outs).backward()
-        results.append((outs, {name: p.grad for name, p in model.named_parameters()}))
-    (outs, grads), (saved_outs, saved_grads) = results
-    assert all(torch.equal(*pair) for pair in zip(outs, saved_outs, strict=True))
-    for name, gradient in grads.items():
-        assert gradient is not None and torch.isfinite(gradient).all(), name
-        torch.testing.assert_close(saved_grads[name], gradient, rtol=1e-10, atol=1e-12)
-
-
-@every_ablation
-@pytest.mark.parametrize("expand_last", [True, False])
-@torch.no_grad()
-def test_deploying_is_exact(expand_last: bool, switches: dict) -> None:
-    model = backbone(switches, expand_last=expand_last)
-    expected = model(image())
-    for _ in range(2):
-        model.switch_to_deploy()
-        assert not any(isinstance(part, _BatchNorm) for part in model.modules())
-        for out, reference in zip(model(image()), expected, strict=True):
-            assert golden.relative_error(out, reference) <= 1e-10
-    built = backbone(switches, expand_last=expand_last, deploy=True)
-    built.load_state_dict(model.state_dict(), strict=True)
-    assert all(torch.equal(*pair) for pair in zip(built(image()), model(image()), strict=True))
-
-
-@every_ablation
-@torch.no_grad()
-def test_every_deployed_block_is_exact(switches: dict) -> None:
-    """Where the stages before it do not wash an error out."""
-    model = backbone(switches, expand_last=False)
-    for stage, width in zip(model.stages, widths(switches, expand_last=False), strict=True):
-        for block in stage.blocks:
-            deployed = copy.deepcopy(block)
-            deployed.switch_to_deploy()
-            x = torch.randn(2, width, 4, 6, dtype=torch.float64)
-            assert golden.relative_error(deployed(x), block(x)) <= 1e-10
+    return CARETransformer({**TINY, **switches}, **options)
 
 
 # What the switches mean
@@ -246,7 +136,7 @@ def test_a_base_supplies_what_is_not_given() -> None:
     assert Arch.get({**spelt_out, "memory": False}) == Arch.get(dict(base="s0", memory=False))
 
 
-def test_a_features_width_of_its_own_is_kept_by_the_symmetrical_config() -> None:
+def test_the_symmetrical_config_keeps_the_width_of_the_features() -> None:
     arch = Config.fromfile(ROOT / "configs/ablation/care_s1_symmetrical.py").model.backbone.arch
     assert Arch.get(arch).feature_dims == ARCHS["s1"].feature_dims
 
@@ -293,7 +183,7 @@ def test_an_ablations_own_weights_load_and_are_needed_in_full(
     )
     model.init_weights()
     shared = model.state_dict().keys() & weights.keys()
-    assert all(torch.equal(model.state_dict()[key], weights[key].float()) for key in shared)
+    assert all(torch.equal(model.state_dict()[key], weights[key]) for key in shared)
     fresh = {"gamma", "inter2.fc2.weight", "inter2.fc2.bias"}
     expected = fresh if switches["inter2"] and not expand_last else set()
     assert model.fresh_keys == {f"stages.2.blocks.1.{name}" for name in expected}
@@ -305,7 +195,7 @@ def test_an_ablations_own_weights_load_and_are_needed_in_full(
         model.init_weights()
 
 
-@pytest.mark.parametrize("switches", SWITCHES[1:], ids=lambda s: "-".join(map(str, s.values())))
+@pytest.mark.parametrize("switches", SWITCHES[1:], ids=name_of)
 def test_weights_of_the_published_arch_are_refused(switches: dict, tmp_path: Path) -> None:
     torch.save({"state_dict": backbone({}).state_dict()}, tmp_path / "full.pth")
     pretrained = dict(type="Pretrained", checkpoint=str(tmp_path / "full.pth"))

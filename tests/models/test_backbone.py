@@ -1,4 +1,4 @@
-"""What the backbone promises to whoever builds on it, over all sizes."""
+"""The options and errors of the backbone; test_every_variant.py covers all variants."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TINY = dict(
     interaction_ratios=((1, 2), (2, 2), (2, 3)),
     attn_head_dims=(None, 4, 6),
 )
-# S0 with fewer blocks: the golden weights of S0 fit it, and compilers are done in seconds.
+# S0 with fewer blocks: the golden weights of S0 fit, and compilers need seconds only.
 SHALLOW = dict(
     depths=(1, 1, 1, 2),
     mem_dims=(8, 16, 32, 64),
@@ -63,26 +63,8 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 # Shapes
 
 
-@pytest.mark.parametrize("arch", golden.ARCHS)
-@pytest.mark.parametrize("expand_last", [True, False])
-def test_channels_and_strides_are_as_declared(expand_last: bool, arch: str) -> None:
-    backbone = CARETransformer(arch, expand_last=expand_last).eval()
-    last = CHANNELS[arch][-1] if expand_last else CHANNELS[arch][-1] // 4
-    assert backbone.out_channels == (*CHANNELS[arch][:-1], last)
-    assert backbone.out_strides == (4, 8, 16, 32)
-    for height, width in ((32, 32), (64, 96), (67, 45)):
-        with torch.no_grad():
-            outs = backbone(torch.randn(1, 3, height, width))
-        assert isinstance(outs, tuple)
-        assert [tuple(out.shape) for out in outs] == [
-            (1, channels, height // stride, width // stride)
-            for channels, stride in zip(backbone.out_channels, backbone.out_strides, strict=True)
-        ]
-        assert all(torch.isfinite(out).all() for out in outs)
-
-
 @torch.no_grad()
-def test_input_beyond_the_last_whole_stride_is_cut_off() -> None:
+def test_input_beyond_a_multiple_of_the_stride_is_ignored() -> None:
     backbone = golden_backbone("s0").eval()
     x = torch.randn(1, 3, 33, 63, dtype=torch.float64)
     for out, cut in zip(backbone(x), backbone(x[..., :32, :60]), strict=True):
@@ -229,12 +211,6 @@ def test_every_parameter_gets_a_gradient_whatever_is_returned(out_indices: tuple
     )
 
 
-@pytest.mark.parametrize("arch", golden.ARCHS)
-@pytest.mark.parametrize("options", [{}, dict(expand_last=False, out_norm_cfg=dict(type="BN"))])
-def test_every_parameter_gets_a_gradient_in_every_size(options: dict, arch: str) -> None:
-    check_every_parameter_has_a_gradient(CARETransformer(arch, **options))
-
-
 # Checkpointing
 
 
@@ -248,19 +224,11 @@ def train_step(backbone: CARETransformer) -> tuple[list[Tensor], dict[str, Tenso
 
 
 @pytest.mark.parametrize(
-    ("arch", "options"),
-    [
-        ("s0", {}),
-        ("s1", {}),
-        ("s2", {}),
-        ("s0", dict(drop_path_rate=0.5)),
-        ("s0", dict(frozen_stages=1)),
-        ("s0", dict(norm_eval=True)),
-    ],
+    "options", [dict(drop_path_rate=0.5), dict(frozen_stages=1), dict(norm_eval=True)], ids=str
 )
-def test_checkpointing_changes_nothing(arch: str, options: dict) -> None:
-    plain = golden_backbone(arch, **options)
-    saving = golden_backbone(arch, with_cp=True, **options)
+def test_checkpointing_changes_nothing(options: dict) -> None:
+    plain = golden_backbone("s0", **options)
+    saving = golden_backbone("s0", with_cp=True, **options)
     calls = []
     saving.stages[-1].blocks[0].register_forward_pre_hook(lambda *_: calls.append(1))
     before = buffers(plain)
@@ -276,7 +244,7 @@ def test_checkpointing_changes_nothing(arch: str, options: dict) -> None:
 
 
 def test_checkpointing_counts_a_batch_once() -> None:
-    """In the buffers that were there before: EMA's references stay good."""
+    """The buffers keep their identity, because an EMA refers to them."""
     backbone = golden_backbone("s0", with_cp=True, norm_cfg=dict(type="SyncBN"))
     identities = {name: id(buffer) for name, buffer in backbone.named_buffers()}
     train_step(backbone)
@@ -354,22 +322,6 @@ def test_output_norms_normalise_what_is_returned(out_indices: tuple[int, ...]) -
 
 
 # Precision
-
-
-@pytest.mark.parametrize("arch", golden.ARCHS)
-@pytest.mark.parametrize("dtype", HALF)
-def test_autocast_stays_close_to_float32(dtype: torch.dtype, arch: str) -> None:
-    """The tolerance is three roundings of the dtype, relative to the largest value."""
-    tolerance = {torch.float16: 3e-3, torch.bfloat16: 3e-2}[dtype]
-    backbone = golden_backbone(arch).float().eval()
-    x = golden.inputs().float()
-    with torch.no_grad():
-        expected = backbone(x)
-        with torch.autocast("cpu", dtype=dtype):
-            outs = backbone(x)
-    assert outs[-1].dtype == dtype  # the last layer is a convolution: autocast was on
-    for out, reference in zip(outs, expected, strict=True):
-        assert golden.relative_error(out.float(), reference) <= tolerance
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -469,7 +421,7 @@ def test_every_scope_builds_it_from_a_config(scope: str) -> None:
 @pytest.mark.parametrize("compiler", ["trace", "export", "compile"])
 @torch.no_grad()
 def test_compiled_backbone_agrees(compiler: str, deploy: bool) -> None:
-    """Captured whole, without graph breaks; torch's code generator is not ours to test."""
+    """The graph has no breaks; torch's code generator is not tested."""
     backbone = CARETransformer(SHALLOW)
     weights = {key: golden.backbone_weights("s0")[key] for key in backbone.state_dict()}
     backbone.load_state_dict(weights)

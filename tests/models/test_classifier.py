@@ -1,4 +1,4 @@
-"""Hard distillation: the loss is the formula, and the teacher is nobody's parameter."""
+"""Hard distillation: the loss equals the formula, and the teacher is not part of the student."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def build(**kwargs):
 
 
 def images_of(number: int) -> torch.Tensor:
-    """Unlike pictures, also to random weights: (number, 3, 32, 32) uint8."""
+    """Return images that random weights tell apart: (number, 3, 32, 32) uint8."""
     generator = torch.Generator().manual_seed(2)
     shades = torch.rand(number, 3, 1, 1, generator=generator)
     noise = torch.rand(number, 3, 32, 32, generator=generator)
@@ -61,12 +61,12 @@ def images_of(number: int) -> torch.Tensor:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> str:
-    """A teacher's file, as mmengine would have written it."""
+    """A teacher's checkpoint in mmengine's format."""
     torch.manual_seed(1)
     model = MODELS.build(copy.deepcopy(TEACHER))
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)  # so that it tells images apart
-    with torch.no_grad():  # each class is as likely, or it would see one and the same everywhere
+        torch.nn.init.normal_(parameter, std=0.3)  # so that outputs differ between images
+    with torch.no_grad():  # centre the logits, so that predictions differ between images
         images = images_of(BATCH).float()
         for branch in (model.head.label, model.head.distill):
             pooled = model.eval().extract_feat(images)[-1]
@@ -177,7 +177,7 @@ def test_a_teacher_that_does_not_fit_is_refused(checkpoint: str) -> None:
 
 
 def test_testing_needs_no_teacher(batch: dict) -> None:
-    model = build(teacher=copy.deepcopy(TEACHER), teacher_checkpoint="is-not-there.pth").eval()
+    model = build(teacher=copy.deepcopy(TEACHER), teacher_checkpoint="missing.pth").eval()
     data = model.data_preprocessor(batch)
     assert len(model(**data, mode="predict")) == BATCH
 

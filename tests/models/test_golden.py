@@ -1,7 +1,7 @@
-"""The model is the authors' model: outputs, gradients, parameters and multiply-adds.
+"""The model equals the authors': outputs, gradients, parameters and multiply-adds.
 
-The model is the classifier that the config describes, and the weights go the way of a user's: from
-a file in the authors' form through ``tools/convert_checkpoint.py``.
+The classifier is built from its config, and ``tools/convert_checkpoint.py`` converts the weights
+from a file in the authors' form.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def classifier(arch: str) -> torch.nn.Module:
 @pytest.fixture(scope="module", params=golden.ARCHS)
 def case(request, tmp_path_factory):
     folder, arch = tmp_path_factory.mktemp("weights"), request.param
-    theirs, ours = folder / "care.pth.tar", folder / "care.pth"
+    official, ours = folder / "care.pth.tar", folder / "care.pth"
     content = {"state_dict": golden.state_dict(arch), "epoch": 299, "args": Namespace(lr=2.5e-3)}
-    torch.save(content, theirs)
-    tool.call("convert_checkpoint", theirs, ours, "--arch", arch)
+    torch.save(content, official)
+    tool.call("convert_checkpoint", official, ours, "--arch", arch)
     model = classifier(arch).double()
     assert load_model(model, ours)["arch"] == arch
     return arch, model, golden.arrays(arch), ours
