@@ -34,14 +34,14 @@ def test_published_file_is_named_by_its_hash(tmp_path: Path) -> None:
     (published,) = (tmp_path / "run").glob("epoch_1-*.pth")
     assert published.stem.split("-")[1] == sha256_of(published)[:8]
     assert sorted(read_checkpoint(published)) == keys
-    assert not [file for file in (tmp_path / "run").iterdir() if file.name.startswith(".")]
+    assert not list((tmp_path / "run").glob(".epoch_*"))
 
 
 def test_leftovers_of_a_kill_are_deleted(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / f".epoch_1.pth.0123abcd{PARTIAL}").write_bytes(b"half")
     assert finish(tmp_path / "run", rounds=1) == 0
-    assert not [file for file in (tmp_path / "run").iterdir() if file.name.startswith(".")]
+    assert not list((tmp_path / "run").glob(".epoch_*"))
 
 
 def test_no_file_backend_is_added_to_mmengine() -> None:
