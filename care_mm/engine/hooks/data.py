@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -37,6 +38,8 @@ class DataGuardHook(Hook):
         self.skip = skip
         self.max_bad = max_bad
         self.max_in_a_row = max_in_a_row
+        self.seen = self.told = False
+        self.ignored = {255}  # labels of pixels that are not counted; 255 is mmseg's padding
 
     def before_train(self, runner: Runner) -> None:
         """Guard the training data.
@@ -52,6 +55,7 @@ class DataGuardHook(Hook):
                 f"{len(loader.dataset)} training images do not fill a batch: use a smaller "
                 "batch_size, or drop_last=False"
             )
+        self.start = runner.iter
         self.record = Path(runner.work_dir) / RECORD
         self.reported = len(recorded(self.record))
         allowed = max(10, int(self.max_bad * len(loader.dataset)))
@@ -65,6 +69,44 @@ class DataGuardHook(Hook):
         """Guard the test data."""
         self._guard(runner.test_dataloader.dataset)
 
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Log once if the first epoch has not a single object, labelled pixel or label."""
+        if self.seen:
+            return
+        samples = data_batch.get("data_samples") if isinstance(data_batch, dict) else None
+        self.seen = samples is None or any(_has_truth(sample, self.ignored) for sample in samples)
+        if not self.seen and runner.iter + 1 - self.start >= len(runner.train_dataloader):
+            self.seen = True
+            runner.logger.warning(
+                "no annotated object, pixel or label reached the model in a whole epoch, so "
+                "nothing can be learned: do the annotations name the config's classes, and does a "
+                "crop or a filter remove them? tools/check_data.py shows the counts"
+            )
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Log once if a metric has no value."""
+        # COCO's metrics by object size are -1 where the data have no object of the size.
+        by_size = ("_s", "_m", "_l", "_s_precision", "_m_precision", "_l_precision")
+        empty = [
+            name
+            for name, value in (metrics or {}).items()
+            if isinstance(value, float | int)
+            and (value != value or value == -1)
+            and not name.endswith(by_size)
+        ]
+        if empty and not self.told:
+            self.told = True
+            runner.logger.warning(
+                f"{empty[0]} is {metrics[empty[0]]}: the validation data have no annotation to "
+                "compare with; tools/check_data.py shows the counts"
+            )
+
     def after_train_epoch(self, runner: Runner) -> None:
         """Log how many files have been skipped, if there are new ones."""
         bad = len(recorded(self.record))
@@ -74,14 +116,28 @@ class DataGuardHook(Hook):
 
     def _guard(self, dataset: Any, skip: bool = False, max_bad: int = 0) -> None:
         for leaf in leaves(dataset):
+            self.ignored.add(getattr(leaf, "ignore_index", 255))
             if isinstance(leaf.pipeline, GuardedPipeline):
                 continue
             classes = (getattr(leaf, "metainfo", None) or {}).get("classes")
             leaf.pipeline = GuardedPipeline(
                 leaf.pipeline,
                 num_classes=len(classes) if classes else None,
+                ignore_index=getattr(leaf, "ignore_index", 255),
                 skip=skip,
                 max_bad=max_bad,
                 max_in_a_row=self.max_in_a_row,
                 record=self.record if skip else None,
             )
+
+
+def _has_truth(sample: Any, ignored: set[int]) -> bool:
+    """Whether a data sample has anything to learn from; samples of other kinds count as such."""
+    if "gt_instances" in sample:
+        return len(sample.gt_instances) > 0
+    if "gt_sem_seg" in sample:
+        labels = sample.gt_sem_seg.data
+        return not torch.isin(labels, torch.tensor(sorted(ignored))).all()
+    if "gt_label" in sample:
+        return sample.gt_label.numel() > 0
+    return True

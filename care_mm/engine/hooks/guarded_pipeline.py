@@ -7,8 +7,10 @@ a GPU unusable for the process.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,6 @@ from PIL import Image
 
 from care_mm.errors import InputError, one_line
 
-IGNORED = 255  # mmseg's label of pixels that are not counted
 ADVICE = "tools/check_data.py checks all of them"
 # First bytes of a format -> a mark among the last bytes of a complete file.
 ENDINGS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG\r\n\x1a\n": b"IEND"}
@@ -64,6 +65,7 @@ class GuardedPipeline:
     Args:
         pipeline: The pipeline of the data set.
         num_classes: Number of classes, to check labels against; ``None`` skips that check.
+        ignore_index: Label of pixels that are not counted.
         skip: Report a bad file and return ``None``, so that the data set draws another sample.
             Otherwise the first bad file ends the run.
         max_bad: Number of distinct bad files tolerated, over all processes.
@@ -76,6 +78,7 @@ class GuardedPipeline:
         self,
         pipeline: Callable[[dict], Any],
         num_classes: int | None = None,
+        ignore_index: int = 255,
         skip: bool = False,
         max_bad: int = 10,
         max_in_a_row: int = 20,
@@ -83,6 +86,7 @@ class GuardedPipeline:
     ) -> None:
         self.pipeline = pipeline
         self.num_classes = num_classes
+        self.ignore_index = ignore_index
         self.skip = skip
         self.max_bad = max_bad
         self.max_in_a_row = max_in_a_row
@@ -149,9 +153,16 @@ class GuardedPipeline:
         if self.num_classes is None:
             return
         last = self.num_classes - 1
+        if "gt_instances" in sample and "labels" in sample.gt_instances:
+            labels = sample.gt_instances.labels
+            beyond = (labels < 0) | (labels > last)
+            if beyond.any():
+                raise BadSample(
+                    f"has an object with label {int(labels[beyond][0])}, the classes end at {last}"
+                )
         if "gt_sem_seg" in sample:
             labels = sample.gt_sem_seg.data
-            beyond = (labels > last) & (labels != IGNORED)
+            beyond = (labels > last) & (labels != self.ignore_index)
             if beyond.any():
                 raise BadSample(
                     f"has label {int(labels[beyond][0])} in its mask, the classes end at {last}: "
@@ -168,7 +179,7 @@ class GuardedPipeline:
         Raises:
             InputError: The file ends the run: none may be skipped, or there are too many.
         """
-        line = f"{path or 'a sample without a path'}: {_reason(error)}"
+        line = f"{_quoted(path or 'a sample without a path')}: {_reason(error)}"
         self.in_a_row += 1
         if not self.skip:
             raise InputError(f"image {line}; fix or remove it, {ADVICE}") from error
@@ -176,17 +187,17 @@ class GuardedPipeline:
             raise InputError(
                 f"{self.in_a_row} images in a row are unusable, the last is {line}; {ADVICE}"
             ) from error
-        bad = self._record(path, line)
+        bad = self._record(line)
         if bad > self.max_bad:
             raise InputError(
                 f"{bad} images are unusable, which is more than {self.max_bad} (they are listed "
                 f"in {self.record}), the last is {line}; {ADVICE}"
             ) from error
 
-    def _record(self, path: str, line: str) -> int:
+    def _record(self, line: str) -> int:
         """Log and record a bad file unless it is known, and return how many there are."""
         known = recorded(self.record)
-        if path not in {entry.split(": ", 1)[0] for entry in known}:
+        if _path_of(line) not in map(_path_of, known):
             known.append(line)
             print_log(f"skipped image {line}", logger="current", level=logging.WARNING)
             if self.record:
@@ -200,7 +211,17 @@ def recorded(record: str | Path | None) -> list[str]:
     if record is None or not Path(record).is_file():
         return []
     lines = Path(record).read_text().splitlines()
-    return list({line.split(": ", 1)[0]: line for line in lines}.values())
+    return list({_path_of(line): line for line in lines}.values())
+
+
+def _quoted(path: str) -> str:
+    """Return a path as a record has it: in quotes if it could end too early."""
+    return json.dumps(path, ensure_ascii=False) if ": " in path or '"' in path else path
+
+
+def _path_of(line: str) -> str:
+    """Return the path at the beginning of a line of a record."""
+    return re.match(r'"(?:[^"\\]|\\.)*"|.*?(?=: |$)', line)[0]
 
 
 def leaves(dataset: Any) -> Iterator[Any]:
