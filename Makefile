@@ -66,6 +66,8 @@ demo-cls: $(READY) ## the same for the classifier: a small teacher, then CARE-S0
 test: $(READY) ## lint, check the format, and run the tests
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m codespell_lib
+	$(VENV)/bin/lint-imports
 	$(PY) -m pytest -n auto --dist loadfile
 
 test-long: $(READY) ## the tests that take minutes to hours

@@ -88,6 +88,7 @@ class SeededSamples:
         self.rank = rank
 
     def __call__(self, batch: Sequence[int]) -> list:
+        """Return the samples of a batch, each drawn with its own seed."""
         number = getattr(batch, "number", 0)
         samples = []
         for place, index in enumerate(batch):
