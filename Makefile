@@ -8,6 +8,7 @@ VENV := .venv
 PINS := requirements.txt
 PY := $(VENV)/bin/python
 HEADER := $(VENV)/header
+NEW := $(VENV)/wheels# where mmcv is compiled; two clones do not share it
 # Contents, not dates: a checkout that changes nothing sets nothing up. And the place, because
 # scripts in the environment hold it.
 KEY := $(shell { pwd; cat Makefile pyproject.toml $(PINS); } | cksum | cut -d' ' -f1)
@@ -91,13 +92,13 @@ $(READY): $(filter .uv/%,$(UV))
 		$(call fail,uv could not install $(PINS): no network or no disk space?)
 	@key=$$($(PY) -c '$(build_key)') && wheels="$(CACHE)/$$key" && { test -d "$$wheels" || { \
 		echo "set-up: compiling mmcv's operators once: about 3 minutes on two idle cores"; \
-		rm -rf "$$wheels.new" $(HEADER); mkdir $(HEADER); std=$$($(PY) -c '$(standard)') && \
+		rm -rf $(NEW) $(HEADER); mkdir $(HEADER); std=$$($(PY) -c '$(standard)') && \
 		PATH="$(CURDIR)/$(VENV)/bin:$(CURDIR)/tools:$$PATH" NVCC_APPEND_FLAGS="$$std" \
 			MMCV_CXX="$${CXX:-c++}" MMCV_CXXFLAGS="-g0 $$std" MMCV_HEADER='$(CURDIR)/$(HEADER)' \
 			CXX=mmcv_cxx.sh $(PY) -m pip wheel --quiet --no-deps \
-			--no-build-isolation --no-cache-dir --wheel-dir "$$wheels.new" $(MMCV) && \
-		$(PY) -m zipfile --list "$$wheels.new"/*.whl | grep mmcv/_ext >/dev/null && \
-		mv "$$wheels.new" "$$wheels" && rm -r $(HEADER); }; } && \
+			--no-build-isolation --no-cache-dir --wheel-dir $(NEW) $(MMCV) && \
+		$(PY) -m zipfile --list $(NEW)/*.whl | grep mmcv/_ext >/dev/null && \
+		mkdir -p "$(CACHE)" && mv $(NEW) "$$wheels" && rm -r $(HEADER); }; } && \
 	$(UV) pip install --python $(VENV) --no-deps --offline "$$wheels"/*.whl || \
 		$(call fail,mmcv did not compile; docs/install.md has the usual reasons)
 	@$(UV) pip install --python $(VENV) --no-deps $(ISOLATION) --editable . || \

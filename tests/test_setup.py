@@ -309,7 +309,7 @@ case "$*" in
 *__config__*) echo -std=c++20 ;;
 *"pip wheel"*)
     echo "compiler $CXX $MMCV_CXX, $MMCV_CXXFLAGS, nvcc $NVCC_APPEND_FLAGS" >> calls
-    mkdir -p cache/care_mm/key.new && touch cache/care_mm/key.new/mmcv.whl ;;
+    mkdir -p .venv/wheels && touch .venv/wheels/mmcv.whl ;;
 *zipfile*) echo mmcv/_ext.so ;;
 esac
 """
