@@ -19,7 +19,7 @@ class InputError(ValueError):
 
 
 def one_line(error: BaseException | str, limit: int | None = None) -> str:
-    """Return a message on one line; the type's name for an error without a message.
+    """Return a message on one line; for an error without one, its type and where it arose.
 
     Args:
         error: The error, or a text.
@@ -27,7 +27,9 @@ def one_line(error: BaseException | str, limit: int | None = None) -> str:
     """
     text = " ".join(str(error).split())
     if not text and isinstance(error, BaseException):
-        text = type(error).__name__
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f" in {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+        text = f"{type(error).__name__}{place}"
     return text[:limit]
 
 

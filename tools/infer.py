@@ -13,7 +13,9 @@ from pathlib import Path
 
 from care_mm import cli
 from care_mm.config import load_config
+from care_mm.engine.resume import find_checkpoint
 from care_mm.errors import InputError
+from care_mm.files import prepare_folder
 from care_mm.predict.files import Output, find_files, predict_files
 from care_mm.predict.predictor import Predictor
 
@@ -53,13 +55,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     output = Output(Path(args.out_dir), args.score_thr, args.every, args.frames)
     files = find_files(args.inputs)
     output.refuse_existing(files)
+    prepare_folder(output.folder, "--out-dir")
     config = load_config(args.config, args.cfg_options)
     with cli.trust_of(args):
-        predictor = Predictor(config, args.checkpoint, args.device, args.allow_partial)
-    count, problems = predict_files(predictor, files, output)
-    print(f"{count} images and frames predicted: {args.out_dir}")
-    if problems:
-        raise InputError("; ".join(problems))
+        checkpoint = find_checkpoint(args.checkpoint)
+        predictor = Predictor(config, checkpoint, args.device, args.allow_partial)
+    results = predict_files(predictor, files, output)
+    for line in results.lines():
+        print(line)
+    print(f"results: {args.out_dir}")
+    results.refuse_problems(output.folder)
 
 
 if __name__ == "__main__":

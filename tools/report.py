@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from care_mm import cli
-from care_mm.report import REPORT, Judgement, judge_checkpoint, read_run, write_report
+from care_mm.files import prepare_folder
+from care_mm.report import (
+    REPORT,
+    Judgement,
+    judge_checkpoint,
+    read_run,
+    refuse_other_file,
+    write_report,
+)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -43,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = parse_args(argv)
     run = read_run(args.work_dir)
+    file = Path(args.out or run.work_dir / REPORT)
+    refuse_other_file(file)
+    prepare_folder(file.parent, "--out")
     judgement = Judgement()
     if not args.no_images:
         with cli.trust_of(args):
@@ -54,8 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 num_worst=args.worst,
                 score_thr=args.score_thr,
             )
-    file = Path(args.out or run.work_dir / REPORT)
     write_report(run, judgement, file)
+    if judgement.problems:
+        print(f"{len(judgement.problems)} images failed, the first is: {judgement.problems[0]}")
     print(file)
 
 

@@ -14,8 +14,12 @@ from pathlib import Path
 
 from care_mm import cli
 from care_mm.config import load_config
+from care_mm.engine.resume import find_checkpoint
+from care_mm.errors import InputError, refuse_existing
+from care_mm.export.stand_in import is_exported
+from care_mm.files import prepare_folder
 from care_mm.predict.predictor import Predictor
-from care_mm.visualize import look, write_view
+from care_mm.visualize import SHEET, look, write_view
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,9 +55,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = parse_args(argv)
+    checkpoint = find_checkpoint(args.checkpoint)
+    if is_exported(checkpoint):
+        raise InputError(
+            f"{checkpoint}: an exported file does not show its stages; give the checkpoint that it "
+            "was exported from"
+        )
+    refuse_existing(Path(args.out_dir, SHEET), "--out-dir")
+    prepare_folder(args.out_dir, "--out-dir")
     config = load_config(args.config, args.cfg_options)
     with cli.trust_of(args):
-        predictor = Predictor(config, args.checkpoint, args.device, args.allow_partial)
+        predictor = Predictor(config, checkpoint, args.device, args.allow_partial)
     view = look(
         predictor,
         Path(args.image),
@@ -65,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = write_view(view, Path(args.out_dir))
     if view.target is None and not args.no_cam:
         print("nothing is detected: no Grad-CAM")
+    if view.reduced:
+        print("the prediction is drawn smaller than the image, which would take minutes")
     print(f"{len(files)} images; {files[-1]} shows all of them")
 
 

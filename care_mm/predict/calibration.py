@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from torch import Tensor
 
 from care_mm.errors import InputError
@@ -26,17 +28,25 @@ def calibration(
         folder: Searched for images at any depth.
         shape: Height and width to resize to; ``None`` leaves them as the pipeline returns them.
 
+    Images that cannot be read are skipped and logged.
+
     Raises:
-        InputError: The folder has no image, or one that cannot be read.
+        InputError: The folder has no image that can be read.
     """
     files = [file for file in find_files([folder]).values() if not is_video(file)]
     if not files:
         raise InputError(f"--calibration {folder}: no image in it")
     images = []
     for file in files[:: -(-len(files) // MAX_IMAGES)]:
-        batch = predictor.prepare(predictor.read(file))
+        try:
+            batch = predictor.prepare(predictor.read(file))
+        except InputError as error:
+            print_log(f"--calibration: skipped {error}", logger="current", level=logging.WARNING)
+            continue
         image = predictor.model.data_preprocessor(batch, False)["inputs"]
         if shape is not None and tuple(image.shape[2:]) != shape:
             image = F.interpolate(image, shape, mode="bilinear")
         images.append(image)
+    if not images:
+        raise InputError(f"--calibration {folder}: none of its images can be read")
     return images

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import colorsys
+import math
 from itertools import count
 from typing import Any
 
@@ -11,28 +11,56 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import VISUALIZERS
+from mmengine.structures import InstanceData, PixelData
 from mmengine.visualization import Visualizer
 
-from care_mm.tasks import Task, task_of_sample
+from care_mm.config import type_name
+from care_mm.palette import drawable
+from care_mm.tasks import Task, task_of_config, task_of_sample
 
+# Larger images are drawn smaller: the time grows with the size, to minutes for 100 megapixels.
+MAX_PIXELS = 10_000_000
+# For a config without a visualizer that draws predictions.
+_VISUALIZERS = {
+    Task.DETECTION: "mmdet.DetLocalVisualizer",
+    Task.SEGMENTATION: "mmseg.SegLocalVisualizer",
+    Task.CLASSIFICATION: "mmpretrain.UniversalVisualizer",
+}
 # mmengine returns the same visualizer for the same name, so each needs its own.
 _NUMBERS = count()
 
 
 def offline_visualizer(config: Config, dataset_meta: dict) -> Visualizer:
     """Return the config's visualizer, without a backend to write to."""
-    settings = {**config.visualizer, "vis_backends": None, "name": f"care_mm_{next(_NUMBERS)}"}
-    visualizer = VISUALIZERS.build(settings)
-    classes = dataset_meta.get("classes") or ()
-    # mmseg draws nothing without colours, which not every data set names.
-    visualizer.dataset_meta = {"palette": _palette(len(classes)), **dataset_meta}
+    settings = config.get("visualizer") or {}
+    if type_name(settings) in ("", "Visualizer"):
+        settings = {"type": _VISUALIZERS[task_of_config(config)]}
+    name = f"care_mm_{next(_NUMBERS)}"
+    visualizer = VISUALIZERS.build({**settings, "vis_backends": None, "name": name})
+    mathtext = type(visualizer).__name__ != "SegLocalVisualizer"  # OpenCV writes its names
+    visualizer.dataset_meta = drawable(dataset_meta, mathtext)
     return visualizer
 
 
-def _palette(size: int) -> list[tuple[int, ...]]:
-    """Return RGB colours whose hues are a golden section apart, so that neighbours differ."""
-    hues = (0.618034 * i % 1 for i in range(size))
-    return [tuple(int(255 * v) for v in colorsys.hsv_to_rgb(hue, 0.65, 0.95)) for hue in hues]
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """Return a loaded image in a form that can be drawn into: (H, W, 3) uint8 RGB.
+
+    Args:
+        image: (H, W) or (H, W, C) of any dtype; the first three channels are BGR, as mmcv loads
+            them. Values beyond 255 are scaled down to the range from 0 to 255.
+    """
+    image = np.atleast_3d(image)
+    image = image[..., 2::-1] if image.shape[2] >= 3 else image[..., :1]
+    if image.dtype != np.uint8:
+        image = np.nan_to_num(image.astype(np.float32))
+        image = image * (255 / max(255.0, float(image.max(initial=0))))
+        image = image.clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
+
+
+def is_drawn_smaller(image: np.ndarray) -> bool:
+    """Whether :func:`draw` reduces an image, (H, W, ...)."""
+    return image.shape[0] * image.shape[1] > MAX_PIXELS
 
 
 def draw(
@@ -52,38 +80,80 @@ def draw(
         score_thr: Detections below this score are not drawn.
 
     Returns:
-        (H, W, 3) uint8 RGB, of the same size.
+        (H, W, 3) uint8 RGB, of the same size, or of at most ``MAX_PIXELS``.
     """
     task, show = task_of_sample(sample), {"draw_gt": truth, "draw_pred": not truth}
+    if task is Task.DETECTION:
+        sample = _visible(sample, score_thr)
+    if is_drawn_smaller(image):
+        image, sample = _reduced(image, sample)
     if task is Task.CLASSIFICATION:
         classes = visualizer.dataset_meta.get("classes")
         visualizer.visualize_cls(image, sample, classes=classes, **show)
-    elif task is Task.SEGMENTATION:
-        visualizer.add_datasample("image", image, sample, **show)
-    else:
-        sample = _without_invisible(sample)
+    elif task is Task.DETECTION or "pred_panoptic_seg" in sample:
         visualizer.add_datasample("image", image, sample, pred_score_thr=score_thr, **show)
+    else:
+        visualizer.add_datasample("image", image, sample, **show)
     return visualizer.get_image()
 
 
-def draw_pair(visualizer: Visualizer, sample: Any, score_thr: float) -> list[np.ndarray]:
-    """Read the image of a data sample and return it twice: with the truth, with the prediction."""
-    image = mmcv.imread(sample.img_path, channel_order="rgb")
+def draw_pair(
+    visualizer: Visualizer, sample: Any, score_thr: float, image: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """Return the image of a data sample twice: with the truth, and with the prediction.
+
+    Args:
+        visualizer: From :func:`offline_visualizer`.
+        sample: The data sample of any task.
+        score_thr: Detections below this score are not drawn.
+        image: The image as the data set loads it, (H, W, C) BGR; by default it is read as BGR.
+    """
+    image = as_rgb(mmcv.imread(sample.img_path) if image is None else image)
     return [draw(visualizer, image, sample, truth, score_thr) for truth in (True, False)]
 
 
-def _without_invisible(sample: Any) -> Any:
-    """Remove predictions with an empty mask in an empty box; mmdet fails if all are like that.
+def _visible(sample: Any, score_thr: float) -> Any:
+    """Remove predictions below the threshold, and those with an empty mask in an empty box.
 
-    An empty box alone is normal: detectors without boxes predict them.
+    mmdet fails if all masks and boxes are empty. An empty box alone is normal: detectors without
+    boxes predict them.
     """
-    instances = sample.get("pred_instances")
-    if instances is None or "masks" not in instances:
-        return sample
-    visible = torch.as_tensor(instances.masks).flatten(1).any(1)
-    if "bboxes" in instances:
-        has_area = (instances.bboxes[:, 2:] > instances.bboxes[:, :2]).all(1)
-        visible = visible | has_area.to(visible.device)
+    instances = sample.pred_instances
+    visible = instances.scores > score_thr
+    if "masks" in instances:
+        filled = torch.as_tensor(instances.masks).flatten(1).any(1).to(visible.device)
+        if "bboxes" in instances:
+            filled = filled | (instances.bboxes[:, 2:] > instances.bboxes[:, :2]).all(1)
+        visible = visible & filled
     sample = sample.clone()
     sample.pred_instances = instances[visible]
     return sample
+
+
+def _reduced(image: np.ndarray, sample: Any) -> tuple[np.ndarray, Any]:
+    """Return an image and its data sample at ``MAX_PIXELS``."""
+    height, width = image.shape[:2]
+    scale = math.sqrt(MAX_PIXELS / (height * width))
+    size = max(1, int(height * scale)), max(1, int(width * scale))
+    rows = torch.arange(size[0]) * height // size[0]
+    columns = torch.arange(size[1]) * width // size[1]
+    sample = sample.clone().cpu()
+    for name, part in list(sample.items()):
+        if isinstance(part, PixelData):
+            maps = {key: torch.as_tensor(value) for key, value in part.items()}
+            maps = {key: value[..., rows, :][..., columns] for key, value in maps.items()}
+            setattr(sample, name, PixelData(metainfo=part.metainfo, **maps))
+        elif isinstance(part, InstanceData):
+            reduced = {}
+            for key, value in part.items():
+                if key == "bboxes":
+                    factors = (size[1] / width, size[0] / height) * 2
+                    value = getattr(value, "tensor", value)
+                    value = value * value.new_tensor(factors)
+                elif key == "masks" and hasattr(value, "resize") and not torch.is_tensor(value):
+                    value = value.resize(size)
+                elif key == "masks":
+                    value = torch.as_tensor(value)[..., rows, :][..., columns]
+                reduced[key] = value
+            setattr(sample, name, InstanceData(**reduced))
+    return mmcv.imresize(image, size[::-1]), sample

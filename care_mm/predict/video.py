@@ -77,17 +77,19 @@ class Writer:
         self._writer: cv2.VideoWriter | None = None
 
     def add(self, frame: np.ndarray) -> None:
-        """Append an (H, W, 3) uint8 RGB frame; all frames have the size of the first.
+        """Append an (H, W, 3) uint8 RGB frame; it is resized to the size of the first one.
 
         Raises:
             InputError: The file cannot be written.
         """
         if self._writer is None:
-            size = (frame.shape[1], frame.shape[0])
+            self._size = size = (frame.shape[1], frame.shape[0])
             code = cv2.VideoWriter_fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self._path), code, self._fps, size)
             if not self._writer.isOpened():
                 raise InputError(f"{self._path.parent}: no video can be written in this folder")
+        if frame.shape[1::-1] != self._size:  # OpenCV would drop it without a word
+            frame = cv2.resize(frame, self._size)
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:

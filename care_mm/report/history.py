@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from math import isfinite
 from pathlib import Path
 
 from mmengine.config import Config
@@ -61,7 +62,8 @@ class Run:
     def best(self, name: str) -> tuple[int, float]:
         """Return the step and value at which a metric was best; the first of equal ones."""
         sign = 1 if "loss" in name else -1
-        return min(self.val[name], key=lambda point: sign * point[1])
+        finite = [point for point in self.val[name] if isfinite(point[1])]
+        return min(finite or self.val[name], key=lambda point: sign * point[1])
 
     def checkpoint(self, step: int) -> Path | None:
         """Return the file with the weights of a step, if it was kept."""

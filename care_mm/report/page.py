@@ -32,9 +32,18 @@ def write_report(run: Run, judgement: Judgement, file: Path) -> None:
     Raises:
         InputError: The file exists and is not a report, or the disk is full.
     """
-    if file.exists() and MARK not in file.read_text(errors="replace")[:1000]:
-        raise InputError(f"{file}: exists and is not a report of care_mm, choose another --out")
+    refuse_other_file(file)
     write_bytes(render(run, judgement).encode(), file)
+
+
+def refuse_other_file(file: Path) -> None:
+    """Refuse to write over a file that is not a report.
+
+    Raises:
+        InputError: The file exists and is not a report.
+    """
+    if file.exists() and (file.is_dir() or MARK not in file.read_text(errors="replace")[:1000]):
+        raise InputError(f"{file}: exists and is not a report of care_mm, choose another --out")
 
 
 def render(run: Run, judgement: Judgement) -> str:

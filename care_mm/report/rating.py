@@ -11,7 +11,7 @@ import torch
 
 from care_mm.tasks import Task, task_of_sample
 
-IGNORED = 255  # pixels without a label
+IGNORED = 255  # label of pixels without one, unless the data set has another
 IOU = 0.5  # minimum overlap of a detection and its object
 
 # The measure of a class, see by_class.
@@ -44,7 +44,7 @@ def task_of(sample: Any) -> Task | None:
     task = task_of_sample(sample)
     if task is Task.CLASSIFICATION:
         single = "pred_score" in sample and "gt_label" in sample and sample.gt_label.numel() == 1
-        return task if single else None
+        return task if single and sample.get("pred_label", sample.gt_label).numel() == 1 else None
     truth = {Task.DETECTION: "gt_instances", Task.SEGMENTATION: "gt_sem_seg"}
     return task if task and truth[task] in sample else None
 
@@ -61,13 +61,16 @@ def by_class(task: Task, counts: np.ndarray) -> np.ndarray:
         return hits / (hits + missed + (false if task is Task.SEGMENTATION else 0))
 
 
-def rate(sample: Any, classes: Sequence[str], score_thr: float) -> Rating | None:
+def rate(
+    sample: Any, classes: Sequence[str], score_thr: float, ignored: int = IGNORED
+) -> Rating | None:
     """Compare a prediction with the truth in its data sample.
 
     Args:
         sample: The data sample of any task.
         classes: Names of all classes.
         score_thr: Detections below this score are ignored.
+        ignored: Label of pixels that are not counted.
 
     Returns:
         ``None`` if :func:`task_of` returns ``None``.
@@ -76,7 +79,7 @@ def rate(sample: Any, classes: Sequence[str], score_thr: float) -> Rating | None
     if task is Task.DETECTION:
         return _detection(sample, len(classes), score_thr)
     if task is Task.SEGMENTATION:
-        return _segmentation(sample, classes)
+        return _segmentation(sample, classes, ignored)
     return _classification(sample, classes) if task else None
 
 
@@ -119,11 +122,13 @@ def _detection(sample: Any, num_classes: int, score_thr: float) -> Rating:
     )
 
 
-def _segmentation(sample: Any, classes: Sequence[str]) -> Rating:
-    predicted = sample.pred_sem_seg.data.flatten().cpu().numpy()
-    truth = sample.gt_sem_seg.data.flatten().cpu().numpy()
-    predicted, truth = predicted[truth != IGNORED], truth[truth != IGNORED]
+def _segmentation(sample: Any, classes: Sequence[str], ignored: int) -> Rating:
+    """Count pixels as mmseg's metric does: labels beyond the classes do not count."""
     number = len(classes)
+    predicted = sample.pred_sem_seg.data.flatten().cpu().numpy().astype(np.int64)
+    truth = sample.gt_sem_seg.data.flatten().cpu().numpy().astype(np.int64)
+    counted = (truth != ignored) & (truth < number) & (predicted < number)
+    predicted, truth = predicted[counted], truth[counted]
     table = np.bincount(truth * number + predicted, minlength=number**2).reshape(number, number)
     hits = table.diagonal()
     counts = np.stack((hits, table.sum(0) - hits, table.sum(1) - hits), axis=1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +17,24 @@ from mmengine.runner import Runner
 from care_mm.errors import one_line
 from care_mm.predict.draw import draw_pair, offline_visualizer
 from care_mm.report.curves import charts_of, draw_charts
-from care_mm.report.history import ABSENT, NOT_METRICS, Curve, main_metric, read_run
+from care_mm.report.history import (
+    ABSENT,
+    NOT_METRICS,
+    Curve,
+    is_by_size,
+    main_metric,
+    read_run,
+)
 from care_mm.report.page import REPORT, write_report
-from care_mm.report.worst import Judgement, evenly_spaced, judge, predict
+from care_mm.report.worst import Judgement, evenly_spaced, judge, load, predict
 
 
 @HOOKS.register_module()
 class SummaryHook(Hook):
     """Save ``predictions.png``, ``curves.png`` and ``report.html``, and print the last metrics.
 
-    The files go to the work dir. The report needs ``LocalVisBackend`` among the ``vis_backends``;
-    errors while writing it are only logged, since the training itself is complete.
+    The files go to the work dir. The report needs ``LocalVisBackend`` among the ``vis_backends``.
+    Errors are only logged, since the training itself is complete.
 
     Args:
         num_images: Number of validation images in ``predictions.png``, evenly spaced over the set.
@@ -53,29 +63,28 @@ class SummaryHook(Hook):
 
     @master_only
     def after_train(self, runner: Runner) -> None:
-        """Write the files and print the table; without validation only the curves and report."""
+        """Write the files and print the table; without validation only the curves and report.
+
+        The training is complete, so a file that cannot be written costs only itself.
+        """
         folder = Path(runner.work_dir)
         train, val = _curves(runner, "train"), _curves(runner, "val")
-        charts = charts_of(train, val, "validation", main_metric(runner.cfg, val))
-        files = []
-        if charts:
-            files.append(folder / "curves.png")
-            draw_charts(charts, runner.experiment_name).savefig(files[-1], dpi=120)
-        if runner.val_loop is not None and self.num_images > 0:
-            files.append(folder / "predictions.png")
-            _predictions(runner, self.num_images, self.score_thr).savefig(files[-1], dpi=120)
-        if self.report:
-            try:
-                self._write_report(runner, folder / REPORT)
-                files.append(folder / REPORT)
-            except Exception as error:
-                reason = f"{type(error).__name__}: {one_line(error)}"
-                runner.logger.warning(f"{REPORT} was not written: {reason}")
-        rows = [(name, f"{curve[-1][1]:.3f}") for name, curve in val.items()]
+        files: list[Path] = []
+        with _writing(folder / "curves.png", files, runner) as file:
+            charts = charts_of(train, val, "validation", main_metric(runner.cfg, val))
+            if charts:
+                draw_charts(charts, runner.experiment_name).savefig(file, dpi=120)
+        with _writing(folder / "predictions.png", files, runner) as file:
+            if runner.val_loop is not None and self.num_images > 0:
+                _predictions(runner, self.num_images, self.score_thr).savefig(file, dpi=120)
+        with _writing(folder / REPORT, files, runner) as file:
+            if self.report:
+                self._write_report(runner, file)
+        rows = [(name, _last(name, curve)) for name, curve in val.items()]
         rows += [(file.stem, str(file)) for file in files]
         rows.append(("checkpoints", str(folder)))
         width = max(len(name) for name, _ in rows)
-        table = "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)
+        table = "\n".join(f"  {name:<{width}}  {value}" for name, value in rows if value)
         runner.logger.info(f"Training is done.\n{table}")
 
     def _write_report(self, runner: Runner, file: Path) -> None:
@@ -89,7 +98,38 @@ class SummaryHook(Hook):
                 self.num_worst,
                 self.score_thr,
             )
+            _warn(runner, judgement.problems)
         write_report(read_run(runner.work_dir), judgement, file)
+
+
+@contextmanager
+def _writing(file: Path, files: list[Path], runner: Runner) -> Iterator[Path]:
+    """Append the file to ``files`` if the block writes it; log the reason if it fails."""
+    before = file.stat().st_mtime_ns if file.exists() else None
+    try:
+        yield file
+    except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        runner.logger.warning(f"{file.name} was not written: {reason}")
+        return
+    if file.exists() and file.stat().st_mtime_ns != before:
+        files.append(file)
+
+
+def _warn(runner: Runner, problems: Sequence[str]) -> None:
+    """Log the first of the images that failed, and how many there are."""
+    if problems:
+        runner.logger.warning(f"{len(problems)} images failed, the first is: {problems[0]}")
+
+
+def _last(name: str, curve: Curve) -> str:
+    """Format the last value of a metric; empty if it has none and needs none."""
+    value = curve[-1][1]
+    if value != ABSENT and isfinite(value):
+        return f"{value:.3f}"
+    if is_by_size(name):  # data without objects of that size are common
+        return ""
+    return f"{value:g}: the validation data have no annotation to compare with"
 
 
 def _curves(runner: Runner, mode: str) -> dict[str, Curve]:
@@ -101,7 +141,7 @@ def _curves(runner: Runner, mode: str) -> dict[str, Curve]:
     for key, buffer in runner.message_hub.log_scalars.items():
         key_mode, _, name = key.partition("/")
         values = np.asarray(buffer.data[0], dtype=float).tolist()
-        if key_mode == mode and name not in NOT_METRICS and values and values[-1] != ABSENT:
+        if key_mode == mode and name not in NOT_METRICS and values:
             curves[name] = list(enumerate(values, 1))
     return curves
 
@@ -117,10 +157,17 @@ def _predictions(runner: Runner, num_images: int, score_thr: float) -> Figure:
     grid = figure.subplots(2, columns, squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    samples = predict(runner.model, dataset, indices)
-    for axes, (_, sample) in zip(grid.flat, samples, strict=False):
-        truth, prediction = draw_pair(visualizer, sample, score_thr)
+    problems: list[str] = []
+    places = iter(grid.flat)
+    for _, sample in predict(runner.model, dataset, indices, problems):
+        try:
+            truth, prediction = draw_pair(visualizer, sample, score_thr, load(dataset, sample))
+        except Exception as error:
+            problems.append(f"{sample.img_path}: {type(error).__name__}: {one_line(error)}")
+            continue
+        axes = next(places)
         gap = np.full((truth.shape[0], max(2, truth.shape[1] // 40), 3), 255, np.uint8)
         axes.imshow(np.concatenate((truth, gap, prediction), axis=1))
         axes.set_title("truth | prediction", fontsize="small")
+    _warn(runner, problems)
     return figure

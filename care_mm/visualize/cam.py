@@ -53,7 +53,8 @@ class Target:
             values = torch.logit(instances.scores[chosen], eps=1e-6)
         elif task is Task.SEGMENTATION:
             chosen = sample.pred_sem_seg.data[0] == self.label
-            values = sample.seg_logits.data[self.label][chosen] / max(int(chosen.sum()), 1)
+            values = _logits(sample.seg_logits.data, self.label)[chosen]
+            values = values / max(int(chosen.sum()), 1)
         else:
             values = torch.logit(sample.pred_score[self.label], eps=1e-6)[None]
         if not len(values):
@@ -61,6 +62,17 @@ class Target:
         if not values.requires_grad:
             raise InputError("Grad-CAM: the scores of this model have no gradient")
         return values.sum()
+
+
+def _logits(logits: Tensor, label: int) -> Tensor:
+    """Return the (H, W) logits of a class from (C, H, W).
+
+    mmseg's binary models have a single channel, with the probability of class 1.
+    """
+    if len(logits) > 1:
+        return logits[label]
+    values = torch.logit(logits[0], eps=1e-6)
+    return values if label else -values
 
 
 def best_detection(sample: Any, score_thr: float) -> Any:
@@ -88,9 +100,12 @@ def choose_target(
         ``None`` for an image without detections.
 
     Raises:
-        InputError: The model has no such class.
+        InputError: The model has no such class, or predicts panoptic segments.
     """
     task = task_of_sample(sample)
+    if task is None:
+        kind = "panoptic segments" if "pred_panoptic_seg" in sample else "these predictions"
+        raise InputError(f"Grad-CAM does not explain {kind}: give --no-cam")
     if wanted is not None:
         if wanted.isdigit() and (not classes or int(wanted) < len(classes)):
             label = int(wanted)
@@ -105,9 +120,9 @@ def choose_target(
             return None
         label = int(best.labels)
     elif task is Task.SEGMENTATION:
-        label = int(sample.pred_sem_seg.data.flatten().bincount().argmax())
+        label = int(sample.pred_sem_seg.data.flatten().long().bincount().argmax())
     else:
-        label = int(sample.pred_label.item())
+        label = int(sample.pred_score.argmax())
     name = str(classes[label]) if label < len(classes) else str(label)
     return Target(label, name, score_thr, local=task is not Task.CLASSIFICATION)
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from care_mm.errors import refuse_existing
 from care_mm.files import write_bytes
+from care_mm.palette import literal
 from care_mm.predict.files import write_png
 from care_mm.visualize.view import View
 
@@ -98,5 +99,5 @@ def _sheet(drawn: dict[str, tuple[str, np.ndarray]], columns: int) -> Figure:
     for row, line in zip(rows, grid, strict=True):
         for (caption, image), axes in zip(row, line, strict=False):
             axes.imshow(image)
-            axes.set_title(caption, fontsize="medium")
+            axes.set_title(literal(caption), fontsize="medium")
     return figure

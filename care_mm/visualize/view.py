@@ -17,7 +17,8 @@ from torch import Tensor
 from care_mm.errors import InputError
 from care_mm.models.backbone import CARETransformer
 from care_mm.models.layers import LinearAttention
-from care_mm.predict.predictor import Predictor
+from care_mm.predict.draw import is_drawn_smaller
+from care_mm.predict.predictor import Predictor, naming
 from care_mm.visualize.attention import attention_map
 from care_mm.visualize.cam import best_detection, choose_target, grad_cam
 
@@ -37,6 +38,7 @@ class View:
         point: The query position in ``image``, column and row.
         cam: Grad-CAM, from 0 to 1; empty without a target.
         target: The class that ``cam`` explains.
+        reduced: Whether ``prediction`` is smaller than the image of the file.
     """
 
     image: np.ndarray
@@ -47,6 +49,7 @@ class View:
     point: tuple[int, int] = (0, 0)
     cam: dict[int, np.ndarray] = field(default_factory=dict)
     target: str | None = None
+    reduced: bool = False
 
 
 def look(
@@ -76,15 +79,18 @@ def look(
     backbone = _backbone_of(predictor.model)
     loaded = predictor.read(path)
     batch = predictor.prepare(loaded)
-    data = predictor.model.data_preprocessor(batch, False)
+    with naming(path, "cannot be prepared"):
+        data = predictor.model.data_preprocessor(batch, False)
     x: Tensor = data["inputs"]
     frame = _Frame(x.shape[-2:], batch["inputs"][0].shape[-2:])
-    record, sample = _predict(predictor.model, backbone, data)
+    with naming(path, "cannot be predicted"):
+        record, sample = _predict(predictor.model, backbone, data)
     position = _query(loaded, sample, point, score_thr)
     view = View(
         image=frame.image(_pixels(predictor.model, x)),
         prediction=predictor.draw(loaded, sample, score_thr),
         point=frame.point(position),
+        reduced=is_drawn_smaller(loaded["img"]),
     )
     for stage, features in enumerate(record.stages, 1):
         view.energy[stage] = frame.fit(energy_map(features))
@@ -217,11 +223,10 @@ def energy_map(features: Tensor) -> Tensor:
 
 
 def _pixels(model: Any, x: Tensor) -> Tensor:
-    """Undo the normalisation: (1, 3, H, W) -> (3, H, W) RGB from 0 to 255."""
+    """Undo the normalisation: (1, C, H, W) -> (3, H, W) RGB from 0 to 255."""
     mean, std = (getattr(model.data_preprocessor, name, None) for name in ("mean", "std"))
-    if mean is None or std is None:
-        return x[0]
-    return x[0] * std + mean
+    pixels = x[0] if mean is None or std is None else x[0] * std + mean
+    return pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)
 
 
 def _mean(maps: Iterable[Tensor]) -> Tensor:

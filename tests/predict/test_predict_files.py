@@ -13,7 +13,7 @@ from predict.conftest import FPS, FRAMES, write_video
 from untrained import CONFIGS, write_checkpoint
 
 from care_mm.errors import InputError
-from care_mm.predict.files import find_files
+from care_mm.predict.files import Output, find_files
 from care_mm.predict.video import Video
 
 
@@ -100,11 +100,17 @@ def test_nothing_is_overwritten(folder: Path, tmp_path: Path, capsys, taken: str
     assert [f.read_text() for f in tmp_path.rglob("*") if f.is_file()] == ["mine"]
 
 
-def test_two_files_with_the_same_name_are_refused(folder: Path) -> None:
+def test_files_of_the_same_name_are_told_apart_by_their_folders(folder: Path) -> None:
     (folder / "other").mkdir(exist_ok=True)
     Image.new("RGB", (9, 9)).save(folder / "other" / "red.png")
-    with pytest.raises(InputError, match=r"both be written as red\.png"):
-        find_files([folder / "in", folder / "other"])
+    files = find_files([folder / "in", folder / "other", folder / "in" / "red.png"])
+    assert set(files) == {"in/red.png", "other/red.png", "below/walk.mp4"}
+
+
+def test_two_results_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("walk.avi", "walk.avi.mp4")}
+    with pytest.raises(InputError, match=r"walk\.avi\.mp4 and walk\.avi would both be written"):
+        Output(tmp_path).refuse_existing(files)
 
 
 def test_folder_without_images_names_the_accepted_suffixes(tmp_path: Path) -> None:

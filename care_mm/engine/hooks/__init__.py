@@ -8,6 +8,7 @@ from mmengine.logging import print_log
 from care_mm.config import type_name
 from care_mm.engine.hooks.checkpoint import AtomicCheckpointHook
 from care_mm.engine.hooks.data import DataGuardHook
+from care_mm.engine.hooks.drawing import DrawingGuardHook
 from care_mm.engine.hooks.finite import FiniteGuardHook
 from care_mm.engine.hooks.interrupt import InterruptHook
 from care_mm.engine.hooks.predictions import PredictionFileHook as PredictionFileHook
@@ -24,6 +25,7 @@ GUARDS = {
     "weights": WeightsGuardHook,
     "resume": ResumeGuardHook,
     "interrupt": InterruptHook,
+    "drawing": DrawingGuardHook,
 }
 
 
