@@ -6,12 +6,14 @@ computes mAP over the largest of ``proposal_nums`` detections instead of 100.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 from mmdet.evaluation.metrics import CocoMetric, coco_metric
+from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from pycocotools.cocoeval import COCOeval
 
@@ -38,7 +40,17 @@ def fast_classes() -> dict[str, type]:
 
         summarize = COCOeval.summarize
 
-    return {"COCO": COCO, "COCOeval": FastCOCOeval, "COCOevalMP": FastCOCOeval}
+    class FastCOCO(COCO):
+        """A COCO file that faster-coco-eval evaluates as pycocotools does."""
+
+        def __init__(self, path: str) -> None:
+            with open(path, encoding="utf-8") as file:
+                content = json.load(file)
+            if not _fits_in_c(content):
+                raise _NotForC(path)
+            super().__init__(content)
+
+    return {"COCO": FastCOCO, "COCOeval": FastCOCOeval, "COCOevalMP": FastCOCOeval}
 
 
 @contextmanager
@@ -68,10 +80,48 @@ class FastCocoMetric(CocoMetric):
     """
 
     def __init__(self, **settings: Any) -> None:
-        with _fast_classes_in_mmdet():
+        self._is_fast = True
+        try:
+            with _fast_classes_in_mmdet():
+                super().__init__(**settings)
+        except _NotForC as error:
+            self._use_pycocotools(error)
             super().__init__(**settings)
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Return the metrics by name, as ``CocoMetric`` does."""
-        with _fast_classes_in_mmdet():
-            return super().compute_metrics(results)
+        if self._is_fast:
+            try:
+                with _fast_classes_in_mmdet():
+                    return super().compute_metrics(results)
+            except _NotForC as error:
+                self._use_pycocotools(error)
+        return super().compute_metrics(results)
+
+    def _use_pycocotools(self, error: Exception) -> None:
+        self._is_fast = False
+        print_log(
+            f"FastCocoMetric evaluates {error} with pycocotools, since faster-coco-eval needs ids, "
+            "flags and sizes that are positive whole numbers",
+            logger="current",
+        )
+
+
+class _NotForC(Exception):
+    """A COCO file that faster-coco-eval refuses or evaluates otherwise than pycocotools."""
+
+
+def _fits_in_c(content: Any) -> bool:
+    """Whether faster-coco-eval gives the results of pycocotools for the content of a COCO file."""
+    columns = (
+        ("images", ("id", "width", "height"), 0),
+        ("categories", ("id",), 0),
+        ("annotations", ("id",), 1),
+        ("annotations", ("iscrowd",), 0),
+    )
+    return all(
+        type(row.get(key)) is int and smallest <= row[key] < 2**63
+        for table, keys, smallest in columns
+        for row in content.get(table) or ()
+        for key in keys
+    )

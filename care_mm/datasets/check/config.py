@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from care_mm.config import type_name
+from care_mm.datasets.check.coverage import (
+    Coverage,
+    coco_metrics,
+    has_many_sets,
+    metrics_of,
+)
 from care_mm.datasets.check.dataset import check_dataset
 from care_mm.datasets.check.findings import Findings, Kind, count_problems
+from care_mm.datasets.check.model import check_model, ignored_label
 from care_mm.datasets.paths import is_url
 from care_mm.errors import InputError
 
@@ -22,15 +31,20 @@ OTHER_CLASSES = Kind(
     "data set with other classes than the training data",
     "labels would mean other things: give all splits the same classes, in the same order",
 )
-HEAD = Kind("num_classes that is not the number of classes", "set it in the config")
-TOP_K = Kind("topk beyond the classes", "give smaller numbers")
 NO_BATCH = Kind(
     "dataloader without a full batch",
     "an epoch would be empty: use a smaller batch_size, or drop_last=False",
 )
 OTHER_TRUTH = Kind("evaluator with another ann_file than its data", "set both to the same file")
-# Parts of a model whose num_classes is independent of the data.
-_INDEPENDENT = ("backbone", "rpn_head", "neck")
+ONE_METRIC = Kind(
+    "one CocoMetric for several data sets",
+    "their image ids collide: give MultiDatasetsEvaluator a metric for each data set",
+)
+REPEATED = Kind("evaluation of repeated images", "remove RepeatDataset: a second result is wrong")
+OTHER_NUMBER = Kind(
+    "MultiDatasetsEvaluator with another number of metrics than data sets",
+    "give it a metric and a prefix for each data set of the ConcatDataset, in the same order",
+)
 
 
 def check_config(
@@ -63,24 +77,36 @@ def check_config(
                 raise InputError(f"the config has no {split}_dataloader")
             continue
         leaves = list(_leaves(loader["dataset"]))
-        for number, settings in enumerate(leaves, 1):
+        evaluator = config.get(f"{split}_evaluator") if split != "train" else None
+        parts: list[Findings] = []
+        for number, (settings, _) in enumerate(leaves, 1):
             title = split if len(leaves) == 1 else f"{split} ({number} of {len(leaves)})"
-            key = json.dumps(settings, default=str, sort_keys=True)
+            metrics = _metrics_of_part(evaluator, number - 1)
+            key = json.dumps([settings, metrics], default=str, sort_keys=True)
             if key in titles:
-                yield Findings(title, summary=f"the same data as {titles[key]}")
-                continue
-            titles[key] = title
-            findings = check_dataset(settings, limit if files else 0)
-            findings.title = title
-            _compare_classes(findings, checked)
-            if settings is loader["dataset"]:
-                _check_batch(findings, loader)
-                _check_evaluator(findings, settings, config.get(f"{split}_evaluator"))
-            checked.append(findings)
-            yield findings
+                same = next(f for f in checked if f.title == titles[key])
+                parts.append(replace(same, title=title, offenders={}))
+                parts[-1].summary, parts[-1].objects = f"the same data as {titles[key]}", {}
+            else:
+                titles[key] = title
+                coverage = Coverage(
+                    limit if files else 0, files, metrics, ignored_label(config), len(leaves)
+                )
+                findings = check_dataset(settings, coverage)
+                findings.title = title
+                _compare_classes(findings, checked)
+                if len(leaves) == 1 or has_many_sets(evaluator):
+                    _check_evaluator(split, findings, settings, metrics)
+                checked.append(findings)
+                parts.append(findings)
+            if number == len(leaves):
+                _check_batch(split, parts, leaves, loader)
+                if evaluator:
+                    _check_sets(split, parts, leaves, evaluator)
+            yield parts[-1]
     num_classes = next((f.num_classes for f in checked if f.num_classes), None)
     if num_classes:
-        yield _check_model(config, num_classes)
+        yield check_model(config, num_classes)
 
 
 def annotation_findings(config: Config, splits: Sequence[str]) -> list[Findings]:
@@ -125,14 +151,30 @@ def refuse_bad_annotations(config: Config, splits: Sequence[str]) -> list[Findin
     return found
 
 
-def _leaves(node: Mapping) -> Iterator[Mapping]:
-    """Yield the data sets inside wrappers (RepeatDataset, ConcatDataset, ...)."""
+def _leaves(node: Mapping, times: int = 1) -> Iterator[tuple[Mapping, int | None]]:
+    """Yield the data sets inside wrappers (RepeatDataset, ConcatDataset, ...).
+
+    Yields:
+        The dict of a data set, and how often an epoch repeats it; ``None`` if unknown.
+    """
     inner = [node[key] for key in ("dataset", "datasets") if key in node]
+    if type_name(node) == "RepeatDataset":
+        times = times * node.get("times", 1) if times else times
+    elif type_name(node) not in ("ConcatDataset", "MultiImageMixDataset") and inner:
+        times = None
     for item in inner:
         for part in item if isinstance(item, list | tuple) else [item]:
-            yield from _leaves(part)
+            yield from _leaves(part, times)
     if not inner:
-        yield node
+        yield node, times
+
+
+def _metrics_of_part(evaluator: Any, index: int) -> tuple[Mapping, ...] | None:
+    """Return the metrics of a data set of a loader; ``None`` without an evaluator."""
+    if not evaluator:
+        return None
+    metrics = metrics_of(evaluator)
+    return metrics[index : index + 1] if has_many_sets(evaluator) else metrics
 
 
 def _compare_classes(findings: Findings, others: Sequence[Findings]) -> None:
@@ -152,47 +194,69 @@ def _compare_classes(findings: Findings, others: Sequence[Findings]) -> None:
     )
 
 
-def _check_batch(findings: Findings, loader: Mapping) -> None:
-    batch, number = loader.get("batch_size") or 1, findings.num_samples
-    if loader.get("drop_last") and number is not None and number < batch:
-        findings.add(NO_BATCH, f"{findings.title}: {number} images, batch_size {batch}")
+def _check_batch(
+    split: str, parts: Sequence[Findings], leaves: Sequence[tuple], loader: Mapping
+) -> None:
+    """Check that an epoch has a full batch, if it drops incomplete ones."""
+    batch, number = loader.get("batch_size") or 1, 0
+    for part, (_, times) in zip(parts, leaves, strict=True):
+        if part.num_samples is None or times is None:
+            return
+        number += part.num_samples * times
+    if loader.get("drop_last") and number < batch:
+        parts[-1].add(NO_BATCH, f"{split}: {number} images, batch_size {batch}")
 
 
-def _check_evaluator(findings: Findings, settings: Mapping, evaluators: Any) -> None:
+def _check_evaluator(
+    split: str, findings: Findings, settings: Mapping, metrics: Sequence | None
+) -> None:
     """Check that evaluators with annotations of their own read those of the data."""
     if not settings.get("ann_file"):
         return
     expected = Path(settings.get("data_root") or "", settings["ann_file"])
-    for evaluator in evaluators if isinstance(evaluators, list | tuple) else [evaluators or {}]:
-        actual = evaluator.get("ann_file")
-        if actual and not is_url(actual) and Path(actual).resolve() != expected.resolve():
-            findings.add(OTHER_TRUTH, f"{actual}: the data have {expected}")
+    for metric in metrics or ():
+        actual = metric.get("ann_file")
+        if metric.get("format_only") or not isinstance(actual, str) or not actual:
+            continue
+        if not is_url(actual) and Path(actual).resolve() != expected.resolve():
+            findings.add(
+                OTHER_TRUTH, f"{split}_evaluator.ann_file={actual}: the data have {expected}"
+            )
 
 
-def _check_model(config: Config, num_classes: int) -> Findings:
-    """Check the model's heads and the evaluators against the number of classes."""
-    heads = list(_values(config.get("model") or {}, "num_classes", "model"))
-    findings = Findings("model", place=str(config.filename), summary=f"{len(heads)} x num_classes")
-    findings.add(
-        HEAD,
-        (f"{path}={value}: {num_classes} classes" for path, value in heads if value != num_classes),
-    )
-    for name in ("val_evaluator", "test_evaluator"):
-        for path, value in _values(config.get(name) or {}, "topk", name):
-            largest = max(value) if isinstance(value, list | tuple) else value
-            if isinstance(largest, int) and largest > num_classes:
-                findings.add(TOP_K, f"{path}={value}: {num_classes} classes")
-    return findings
+def _check_sets(
+    split: str, parts: Sequence[Findings], leaves: Sequence[tuple], evaluator: Any
+) -> None:
+    """Check the evaluation of several data sets, or of a repeated one."""
+    last, metrics = parts[-1], metrics_of(evaluator)
+    prefixes = evaluator.get("dataset_prefixes") if has_many_sets(evaluator) else None
+    if has_many_sets(evaluator):
+        numbers = (len(metrics), len(prefixes or ()), len(parts))
+        if len(set(numbers)) > 1:
+            last.add(
+                OTHER_NUMBER,
+                f"{split}_evaluator: {numbers[0]} metrics, {numbers[1]} prefixes, "
+                f"{numbers[2]} data sets",
+            )
+    scoring = coco_metrics(Coverage(metrics=metrics))
+    if not scoring:
+        return
+    if any(times is None or times > 1 for _, times in leaves):
+        last.add(REPEATED, f"{split}_dataloader: {leaves[0][1]} times")
+    if len(parts) == 1 or has_many_sets(evaluator):
+        return
+    ids = [i for part in parts for i in part.image_ids or ()]
+    files = {metric.get("ann_file") for metric in scoring}
+    if len(set(ids)) < len(ids) or not all(
+        file is None or _has_images(file, ids) for file in files
+    ):
+        last.add(ONE_METRIC, f"{split}_evaluator: {type_name(scoring[0])}, {len(parts)} data sets")
 
 
-def _values(node: Any, key: str, path: str) -> Iterator[tuple[str, Any]]:
-    """Yield every value of ``key`` below a part of a config, with its full name."""
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            if name == key:
-                yield f"{path}.{name}", value
-            elif name not in _INDEPENDENT:
-                yield from _values(value, key, f"{path}.{name}")
-    elif isinstance(node, list | tuple):
-        for index, value in enumerate(node):
-            yield from _values(value, key, f"{path}.{index}")
+def _has_images(file: str, ids: Sequence) -> bool:
+    """Whether a COCO file has exactly these images."""
+    try:
+        images = json.loads(Path(file).read_text(encoding="utf-8"))["images"]
+        return {image["id"] for image in images} == set(ids)
+    except (OSError, ValueError, TypeError, KeyError):
+        return False

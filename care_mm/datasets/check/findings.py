@@ -26,6 +26,7 @@ def note(name: str, consequence: str) -> Kind:
     return Kind(name, consequence, is_note=True)
 
 
+_CLASSES = 12  # classes whose objects a report counts
 NO_EXAMPLE = note("class without an example", "it cannot be learned or evaluated")
 
 
@@ -40,6 +41,10 @@ class Findings:
         labels: The names of the labels in order; ``None`` if the data do not name them.
         num_classes: Number of classes; ``None`` if unknown.
         num_samples: Number of images in an epoch; ``None`` if unknown.
+        objects: Number of objects of each class that reach the loss in an epoch, or that are
+            evaluated; empty if unknown.
+        left_out: Number of objects that mmdet leaves out, by reason.
+        image_ids: The ids of the images in an epoch; ``None`` if they have none.
         offenders: The names of the offenders of each kind.
     """
 
@@ -49,6 +54,9 @@ class Findings:
     labels: tuple[str, ...] | None = None
     num_classes: int | None = None
     num_samples: int | None = None
+    objects: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
+    image_ids: list[int | str] | None = None
     offenders: dict[Kind, list[str]] = field(default_factory=dict)
 
     def add(self, kind: Kind, offenders: str | Iterable[str]) -> None:
@@ -63,7 +71,7 @@ class Findings:
         return [kind for kind in self.offenders if not kind.is_note]
 
     def lines(self, show: int = 1) -> Iterator[str]:
-        """Yield the report: a summary, then a line for each kind, problems first.
+        """Yield the report: a summary, then a line for each kind, problems first, then the objects.
 
         Args:
             show: How many offenders of each kind to name.
@@ -76,6 +84,16 @@ class Findings:
             subject = f"{'note: ' if kind.is_note else ''}{count:,} x {kind.name}"
             yield f"  {subject}{': ' if count == 1 else ', e.g. '}{first} ({kind.advice})"
             yield from (f"      {offender}" for offender in more)
+        if self.objects:
+            yield f"  objects: {self._objects(_CLASSES * max(show, 1))}"
+
+    def _objects(self, most: int) -> str:
+        """List the number of objects of the first classes, and of those left out."""
+        counts = [f"{_printable(name)} {n:,}" for name, n in list(self.objects.items())[:most]]
+        more = len(self.objects) - len(counts)
+        counts += [f"and {more:,} more classes"] if more else []
+        reasons = ", ".join(f"{n:,} x {reason}" for reason, n in self.left_out.items())
+        return ", ".join(counts) + (f"; left out: {reasons}" if reasons else "")
 
 
 def count_problems(count: int) -> str:

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from care_mm.config import type_name
+from care_mm.datasets.check.coverage import Coverage
 from care_mm.datasets.check.findings import NO_EXAMPLE, Findings, Kind, note
 from care_mm.datasets.check.images import (
-    MISSING,
-    applies_exif,
     check_images,
+    check_missing,
     files_below,
-    missing_files,
+    loader_of,
     sample,
 )
 
@@ -32,29 +33,49 @@ OTHER_ORDER = Kind(
 EMPTY = note("class folder without an image", "the class cannot be learned")
 NO_IMAGE = Kind("folder without an image", "the accepted suffixes are in extensions")
 OTHER_FILE = note("file without an image suffix", "ignored")
+NO_LINE = Kind("list with no image", "the file is empty: choose another ann_file")
+NO_LABEL = Kind(
+    "data set without labels that is evaluated", "remove with_label=False, or the evaluator"
+)
+MISSPELT = note(
+    "class that is not the name of its folder",
+    "labels follow the sorted folders; reports show the name of the class",
+)
 BAD_LINE = Kind(
     "line that is not a file and a label", "a line is the file, a space, and the class number"
 )
 BAD_LABEL = Kind("label beyond the classes", "labels count from 0")
 
 
-def check_folders(dataset: Any, settings: Mapping, limit: int | None) -> Findings:
+def check_folders(dataset: Any, settings: Mapping, coverage: Coverage) -> Findings:
     """Check folders or a list of files, and decode a sample of the images.
 
     Args:
         dataset: A ``CustomDataset`` that has not loaded anything yet.
         settings: Its config.
-        limit: Number of images to decode, evenly spaced; ``None`` for all.
+        coverage: What to check.
     """
     findings = Findings()
     classes = dataset.CLASSES
     findings.num_classes = len(classes) if classes is not None else None
     paths = (_listed if dataset.ann_file else _in_folders)(dataset, findings)
-    findings.num_samples = len(paths)
+    findings.num_samples = number_of(len(paths), dataset._indices)
+    if not dataset.with_label and coverage.scored:
+        findings.add(NO_LABEL, type_name((coverage.metrics or ({},))[0]))
     number = f"{findings.num_classes:,}" if findings.num_classes else "unnamed"
     findings.summary = f"{len(paths):,} images, {number} classes"
-    check_images(sample(paths, limit), findings, applies_exif(settings))
+    if coverage.files:
+        missing = check_missing(paths, dataset.img_prefix, findings) if dataset.ann_file else set()
+        chosen = sample([path for path in paths if path not in missing], coverage.limit)
+        check_images(chosen, findings, loader_of(settings))
     return findings
+
+
+def number_of(images: int, indices: int | Sequence[int] | None) -> int:
+    """Return the number of samples that ``indices`` of a data set selects."""
+    if indices is None:
+        return images
+    return min(images, abs(indices)) if isinstance(indices, int) else len(indices)
 
 
 def _in_folders(dataset: Any, findings: Findings) -> list[str]:
@@ -78,15 +99,8 @@ def _in_folders(dataset: Any, findings: Findings) -> list[str]:
             f"{root}: {len(folders):,} folders, {len(classes):,} classes; the first folders are "
             f"{', '.join(folders[:3]) or 'none'}",
         )
-    elif classes is not None and set(folders) == set(classes):
-        findings.add(
-            OTHER_ORDER,
-            (
-                f"{name!r}: number {i} of the classes, {folders.index(name)} of the folders"
-                for i, name in enumerate(classes)
-                if folders[i] != name
-            ),
-        )
+    elif classes is not None:
+        _compare_names(folders, classes, findings)
     findings.add(EMPTY, (os.path.join(root, name) for name in folders if not filled[name]))
     if not filled:
         findings.add(NO_IMAGE, root)
@@ -94,8 +108,32 @@ def _in_folders(dataset: Any, findings: Findings) -> list[str]:
     return [os.path.join(root, file) for file in images if os.sep in file]
 
 
+def _compare_names(folders: Sequence[str], classes: Sequence[str], findings: Findings) -> None:
+    """Compare classes with as many folders, which may have other names, as in ImageNet."""
+    places = {_spelling(name): i for i, name in enumerate(folders)}
+    known = [name for name in classes if _spelling(name) in places]
+    wrong = [
+        (i, name) for i, name in enumerate(classes) if _spelling(folders[i]) != _spelling(name)
+    ]
+    moved = [(i, name) for i, name in wrong if name in known]
+    findings.add(
+        OTHER_ORDER,
+        (
+            f"{name!r}: number {i} of the classes, {places[_spelling(name)]} of the folders"
+            for i, name in moved
+        ),
+    )
+    if known and not moved:
+        findings.add(MISSPELT, (f"{name!r}: folder {folders[i]!r}" for i, name in wrong))
+
+
+def _spelling(name: str) -> str:
+    """Return a name without case, and with one kind of space."""
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
+
+
 def _listed(dataset: Any, findings: Findings) -> list[str]:
-    """Check a list of files, and return those that exist."""
+    """Check a list of files, and return them."""
     with open(dataset.ann_file, encoding="utf-8") as file:
         lines = [line.rstrip("\n\r") for line in file]
     names: Sequence[str] = lines
@@ -121,7 +159,6 @@ def _listed(dataset: Any, findings: Findings) -> list[str]:
             findings.add(
                 NO_EXAMPLE, (repr(name) for i, name in enumerate(dataset.CLASSES) if not counts[i])
             )
-    paths = [os.path.join(dataset.img_prefix, name) for name in names]
-    missing = missing_files(paths)
-    findings.add(MISSING, (path for path in paths if path in missing))
-    return [path for path in paths if path not in missing]
+    if not names:
+        findings.add(NO_LINE, str(dataset.ann_file))
+    return [os.path.join(dataset.img_prefix, name) for name in names]

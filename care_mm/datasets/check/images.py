@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import unquote
 
 import cv2
+import mmcv
 import numpy as np
 from PIL import Image
 
+from care_mm.config import type_name
 from care_mm.datasets.check.findings import Findings, Kind, note
 
 Item = TypeVar("Item")
 
 MISSING = Kind("missing image", "get it, or remove its entry from the annotations")
+MISNAMED = Kind(
+    "missing image whose name exists elsewhere",
+    "correct file_name in the annotations, or data_prefix in the config",
+)
 UNREADABLE = Kind("unreadable image", "get it again, or remove it")
 OTHER_SIZE = Kind(
     "image of another size than annotated",
@@ -35,12 +44,35 @@ _MODES = {
     "DEEP": note("image with more than 8 bits", "loaded with 8 bits"),
     "1": note("black-and-white image", "loaded as RGB"),
 }
+DARK = note(
+    "16-bit image with small values",
+    "loading divides by 256, which leaves it nearly black: docs/data.md shows how to scale it",
+)
 _MODE_OF = {"LA": "A", "RGBA": "A", "PA": "A", "I": "DEEP", "F": "DEEP"} | {
     f"I;16{order}": "DEEP" for order in ("", "B", "L", "N")
 }
-# Every build of Pillow and OpenCV reads these; for other formats OpenCV is asked.
-_COMMON_FORMATS = {"JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "PPM"}
-_ORIENTATION = 0x0112  # EXIF tag: 1 is upright, 5 to 8 swap the sides
+_ORIENTATION = 0x0112  # EXIF tag: 1 is upright
+_DARK_BITS = 12  # 16-bit values up to this size become 0 to 15 of 255
+# First bytes of a format -> a mark among the last bytes of a complete file.
+_ENDINGS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG\r\n\x1a\n": b"IEND"}
+
+
+@dataclass(frozen=True)
+class Loader:
+    """The arguments with which a pipeline calls ``mmcv.imfrombytes``.
+
+    Attributes:
+        flag: The colour type, such as ``'color'``.
+        backend: The decoder, such as ``'cv2'``.
+    """
+
+    flag: str = "color"
+    backend: str = "cv2"
+
+    @property
+    def orients(self) -> bool:
+        """Whether the EXIF data rotate the image."""
+        return self.flag != "unchanged" and not self.flag.endswith("ignore_orientation")
 
 
 @dataclass(frozen=True)
@@ -52,6 +84,7 @@ class DecodedImage:
         mode: Pillow's mode.
         rotated: Whether the EXIF data rotated or mirrored the image.
         pixels: (H, W) or (H, W, C), if requested.
+        dark: Whether it has 16 bits and small values.
         error: The file and why it cannot be read; the other attributes are meaningless then.
     """
 
@@ -59,28 +92,68 @@ class DecodedImage:
     mode: str = ""
     rotated: bool = False
     pixels: np.ndarray | None = None
+    dark: bool = False
     error: str = ""
 
 
-def decode(path: str | Path, orient: bool = True, keep: bool = False) -> DecodedImage:
-    """Decode a file completely, and never raise.
+def decode(path: str | Path, loader: Loader = Loader(), keep: bool = False) -> DecodedImage:
+    """Decode a file completely, as training does, and never raise.
 
     Args:
         path: The file.
-        orient: Whether the EXIF data rotate the image, as in OpenCV's colour mode.
-        keep: Whether to return the pixels, which are never rotated.
+        loader: How the pipeline decodes it.
+        keep: Whether to return the pixels.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
-            orientation = image.getexif().get(_ORIENTATION, 1) if orient else 1
-            if image.format not in _COMMON_FORMATS and not cv2.haveImageReader(str(path)):
-                return DecodedImage(error=f"{path}: {image.format}, which OpenCV does not read")
-            size = image.size[::-1] if orientation in (5, 6, 7, 8) else image.size
-            pixels = np.asarray(image) if keep else None
-            return DecodedImage(size, image.mode, orientation in range(2, 9), pixels)
-    except Exception as error:  # Pillow's plugins raise many types for broken files
+        content = Path(path).read_bytes()
+        mode, orientation = _header(content)
+        _refuse_truncated(content)
+        pixels = mmcv.imfrombytes(content, flag=loader.flag, backend=loader.backend)
+        if pixels is None:
+            return DecodedImage(error=f"{path}: {_reason(path, _pillow_error(content))}")
+        rotated = loader.orients and orientation in range(2, 9)
+        dark = _MODE_OF.get(mode) == "DEEP" and _is_dark(content)
+        size = (pixels.shape[1], pixels.shape[0])
+        return DecodedImage(size, mode, rotated, pixels if keep else None, dark=dark)
+    except Exception as error:  # decoders raise many types for broken files
         return DecodedImage(error=f"{path}: {_reason(path, error)}")
+
+
+def _header(content: bytes) -> tuple[str, int]:
+    """Return Pillow's mode and the EXIF orientation; Pillow may refuse what OpenCV reads."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.mode, image.getexif().get(_ORIENTATION, 1)
+    except Exception:
+        return "", 1
+
+
+def _refuse_truncated(content: bytes) -> None:
+    """Raise Pillow's error for a truncated JPEG or PNG, which OpenCV decodes without complaint."""
+    ending = next((end for mark, end in _ENDINGS.items() if content.startswith(mark)), None)
+    if ending is not None and ending not in content[-32:]:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+
+
+def _pillow_error(content: bytes) -> Exception:
+    """Return Pillow's error for a file that OpenCV does not decode, which explains more."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            return ValueError(f"{image.format}, which OpenCV does not read")
+    except Exception as error:
+        return error
+
+
+def _is_dark(content: bytes) -> bool:
+    """Whether a file has 16 bits, and values of 12 bits or fewer."""
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    return (
+        pixels is not None
+        and pixels.dtype == np.uint16
+        and 0 < int(pixels.max()).bit_length() <= _DARK_BITS
+    )
 
 
 def _reason(path: str | Path, error: Exception) -> str:
@@ -99,10 +172,10 @@ def _reason(path: str | Path, error: Exception) -> str:
     return str(error).split(" at 0x")[0].replace(f" {str(path)!r}", "") or type(error).__name__
 
 
-def decode_all(paths: Iterable[str | Path], orient: bool = True) -> Iterator[DecodedImage]:
+def decode_all(paths: Iterable[str | Path], loader: Loader = Loader()) -> Iterator[DecodedImage]:
     """Decode files in parallel, and yield the results in order."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        yield from pool.map(lambda path: decode(path, orient), paths)
+        yield from pool.map(lambda path: decode(path, loader), paths)
 
 
 def sample(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
@@ -113,19 +186,19 @@ def sample(items: Sequence[Item], limit: int | None) -> Sequence[Item]:
     return [items[i] for i in indices]
 
 
-def applies_exif(settings: Mapping) -> bool:
-    """Whether the pipeline of a data set's config rotates images by their EXIF data."""
+def loader_of(settings: Mapping) -> Loader:
+    """Return how the pipeline of a data set's config decodes images."""
     for step in settings.get("pipeline") or ():
-        if isinstance(step, Mapping) and step.get("type") == "LoadImageFromFile":
-            color = step.get("color_type", "color")
-            return color != "unchanged" and not color.endswith("ignore_orientation")
-    return True
+        if type_name(step) == "LoadImageFromFile":
+            flag, backend = step.get("color_type", "color"), step.get("imdecode_backend")
+            return Loader(flag, backend or "cv2")
+    return Loader()
 
 
 def check_images(
     paths: Sequence[str],
     findings: Findings,
-    orient: bool = True,
+    loader: Loader = Loader(),
     sizes: Sequence[tuple[int, int]] | None = None,
 ) -> list[DecodedImage]:
     """Decode images, and report those that are unreadable, of another size, or not plain RGB.
@@ -133,13 +206,13 @@ def check_images(
     Args:
         paths: The files.
         findings: Receives the problems and notes.
-        orient: As in :func:`decode`.
+        loader: How the pipeline decodes them.
         sizes: Annotated width and height of each image.
 
     Returns:
         The decoded images, in order.
     """
-    images = list(decode_all(paths, orient))
+    images = list(decode_all(paths, loader))
     for index, image in enumerate(images):
         path = str(paths[index])
         if image.error:
@@ -150,6 +223,9 @@ def check_images(
             findings.add(OTHER_SIZE, f"{path}: {actual}, annotated as {annotated}")
         if image.rotated:
             findings.add(ROTATED, path)
+        if image.dark and loader.flag == "color":
+            findings.add(DARK, path)
+            continue
         kind = _MODES.get(_MODE_OF.get(image.mode, image.mode))
         if kind is not None:
             findings.add(kind, path)
@@ -168,6 +244,38 @@ def missing_files(paths: Iterable[str]) -> set[str]:
         if name not in folders[folder]:
             missing.add(path)
     return missing
+
+
+def check_missing(paths: Sequence[str], folder: str, findings: Findings) -> set[str]:
+    """Report the paths that do not exist, and return them.
+
+    Args:
+        paths: The images.
+        folder: The folder that their names refer to, in which to look for similar names.
+        findings: Receives the problems.
+    """
+    missing = missing_files(paths)
+    if not missing:
+        return missing
+    similar: dict[str, str] = {}
+    for file in files_below(folder) if os.path.isdir(folder) else ():
+        for key in _keys(file):
+            similar.setdefault(key, file)
+    for path in paths:
+        if path in missing:
+            file = next((similar[key] for key in _keys(path) if key in similar), None)
+            if file is None:
+                findings.add(MISSING, path)
+            else:
+                findings.add(MISNAMED, f"{path}; did you mean {os.path.join(folder, file)}?")
+    return missing
+
+
+def _keys(path: str) -> tuple[str, str, str]:
+    """Return a file's base name, as it is, as any system would spell it, and without a suffix."""
+    name = path.replace("\\", "/").rpartition("/")[2]
+    folded = unicodedata.normalize("NFC", unquote(name)).casefold().strip()
+    return name, folded, os.path.splitext(folded)[0]
 
 
 def files_below(folder: str | Path) -> list[str]:

@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from care_mm.config import type_name
+from care_mm.datasets.check.coverage import Coverage
 from care_mm.datasets.check.findings import Findings, Kind, note
+from care_mm.datasets.check.folders import number_of
 from care_mm.datasets.check.images import (
-    MISSING,
-    applies_exif,
+    Loader,
     check_images,
+    check_missing,
     decode,
     files_below,
+    loader_of,
     missing_files,
     sample,
 )
@@ -44,7 +48,7 @@ OTHER_SIZE = Kind(
 BEYOND = Kind(
     "mask with values beyond the classes",
     "values count the classes from 0, or from 1 with reduce_zero_label=True, where 0 is "
-    "unlabelled; 255 is ignored",
+    "unlabelled; ignore_index is ignored, 255 by default",
 )
 BLANK = note("mask that is ignored completely", "nothing is learned from it")
 ALL_BLANK = Kind(
@@ -59,43 +63,73 @@ OTHER_REDUCTION = Kind(
     "set it on the data set only, from which LoadAnnotations reads it",
 )
 NO_PIXEL = note("class without a pixel", "it cannot be learned or evaluated")
-_IGNORED = 255  # mmseg's value for ignored labels
+NO_TRUTH = Kind(
+    "data set without masks",
+    "set data_prefix.seg_map_path and LoadAnnotations in the pipeline; to write predictions only, "
+    "set format_only=True and output_dir on the evaluator",
+)
+NOT_255 = Kind(
+    "ignore_index other than 255 with labels that mmseg sets to 255",
+    "reduce_zero_label and a selection of classes write 255: set every ignore_index to 255",
+)
+_WRITTEN = 255  # mmseg's label for 0 with reduce_zero_label, and for classes that are not selected
 
 
-def check_masks(dataset: Any, settings: Mapping, limit: int | None) -> Findings:
+def check_masks(dataset: Any, settings: Mapping, coverage: Coverage) -> Findings:
     """Pair images with masks, and decode a sample of the pairs.
 
     Args:
         dataset: A ``BaseSegDataset`` that has not loaded anything yet.
         settings: Its config.
-        limit: Number of pairs to decode, evenly spaced; ``None`` for all.
+        coverage: What to check; its limit is a number of pairs.
     """
     classes = dataset.metainfo.get("classes") or ()
     findings = Findings(labels=tuple(classes), num_classes=len(classes) or None)
     _check_pipeline(dataset, settings, findings)
     folder, masks = (dataset.data_prefix.get(key) or "" for key in ("img_path", "seg_map_path"))
     names = _names(dataset, folder, findings)
-    findings.num_samples = len(names)
+    findings.num_samples = number_of(len(names), dataset._indices)
+    loads_masks = any(
+        type_name(step) == "LoadAnnotations" for step in settings.get("pipeline") or ()
+    )
+    formats_only = bool(coverage.metrics) and not coverage.scored
+    if not (masks and loads_masks) and not formats_only:
+        findings.add(NO_TRUTH, folder if not masks else f"{folder}: no LoadAnnotations")
+    ignored = dataset.ignore_index if coverage.ignored is None else coverage.ignored
+    if (dataset.reduce_zero_label or dataset.label_map) and ignored != _WRITTEN:
+        findings.add(NOT_255, f"ignore_index={ignored}")
     content = "images with masks" if names and masks else "images"
     findings.summary = f"{len(names):,} {content}, {len(classes)} classes"
     if not names:
-        findings.add(NOTHING, f"{folder}: no *{dataset.img_suffix}")
+        missing = f"no *{dataset.img_suffix}"
+        findings.add(NOTHING, dataset.ann_file if _is_listed(dataset) else f"{folder}: {missing}")
+        return findings
+    if not coverage.files:
         return findings
     pairs = _existing_pairs(dataset, folder, masks, names, findings)
-    chosen = sample(pairs, limit)
-    images = check_images([image for image, _ in chosen], findings, applies_exif(settings))
+    chosen = sample(pairs, coverage.limit)
+    images = check_images([image for image, _ in chosen], findings, loader_of(settings))
     if masks and chosen:
         sizes = [None if image.error else image.size for image in images]
         files = [mask for _, mask in chosen]
-        _check_values(files, sizes, dataset, findings, complete=len(chosen) == len(names))
+        complete = len(chosen) == len(names)
+        _check_values(files, sizes, dataset, _mask_loader(settings), ignored, findings, complete)
     return findings
+
+
+def _mask_loader(settings: Mapping) -> Loader:
+    """Return how the pipeline decodes masks."""
+    for step in settings.get("pipeline") or ():
+        if type_name(step) == "LoadAnnotations":
+            return Loader("unchanged", step.get("imdecode_backend") or "pillow")
+    return Loader("unchanged", "pillow")
 
 
 def _check_pipeline(dataset: Any, settings: Mapping, findings: Findings) -> None:
     """Compare reduce_zero_label, for which mmseg has an assertion in the middle of a batch."""
     expected = dataset.reduce_zero_label
     for step in settings.get("pipeline") or ():
-        if isinstance(step, Mapping) and step.get("type") == "LoadAnnotations":
+        if type_name(step) == "LoadAnnotations":
             actual = step.get("reduce_zero_label")
             if actual is not None and actual != expected:
                 findings.add(
@@ -145,16 +179,15 @@ def _existing_pairs(
                 if file.endswith(suffix) and file not in known
             ),
         )
-    missing = missing_files(image for image, _ in pairs)
-    findings.add(MISSING, (image for image, _ in pairs if image in missing))
+    missing = check_missing([image for image, _ in pairs], folder, findings)
     return [pair for pair in pairs if pair[0] not in missing]
 
 
 def label_table(dataset: Any) -> np.ndarray:
-    """Return mmseg's label for each mask value, (256,); 255 is ignored."""
+    """Return mmseg's label for each mask value, (256,)."""
     labels = np.arange(256)
     if dataset.reduce_zero_label:
-        labels = np.where(np.isin(labels, (0, 255)), _IGNORED, labels - 1)
+        labels = np.where(np.isin(labels, (0, 255)), _WRITTEN, labels - 1)
     mapped = labels.copy()
     for old, new in (dataset.label_map or {}).items():
         mapped[labels == old] = new
@@ -165,6 +198,8 @@ def _check_values(
     paths: Sequence[str],
     sizes: Sequence[tuple[int, int] | None],
     dataset: Any,
+    loader: Loader,
+    ignore_index: int,
     findings: Findings,
     complete: bool,
 ) -> None:
@@ -174,20 +209,22 @@ def _check_values(
         paths: The masks.
         sizes: Width and height of their images; ``None`` for an unreadable image.
         dataset: Their data set.
+        loader: How the pipeline decodes them.
+        ignore_index: The label that the model and the metrics ignore.
         findings: Receives the problems and notes.
         complete: Whether these are all masks of the data set.
     """
     num_classes = findings.num_classes or 256
     labels = label_table(dataset)
-    ignored = (labels == _IGNORED) | (labels == dataset.ignore_index)
+    ignored = labels == ignore_index
     beyond = (labels >= num_classes) & ~ignored
     total, blank, decoded = np.zeros(256, dtype=np.int64), [], 0
     for path, size in zip(paths, sizes, strict=True):
-        mask = decode(path, orient=False, keep=True)
+        mask = decode(path, loader, keep=True)
         if mask.error:
             findings.add(BAD_MASK, mask.error)
             continue
-        if mask.pixels.ndim != 2 or mask.pixels.dtype not in (np.uint8, bool):
+        if mask.pixels.squeeze().ndim != 2 or mask.pixels.dtype not in (np.uint8, bool):
             findings.add(MANY_CHANNELS, f"{path}: {mask.mode}")
             continue
         if size is not None and size != mask.size:
@@ -201,7 +238,7 @@ def _check_values(
             findings.add(BEYOND, f"{path}: value {values}; {num_classes} classes")
         if not counts[~ignored].any():
             blank.append(path)
-    if set(np.flatnonzero(total)) == {0, 255} and num_classes > 1:
+    if set(np.flatnonzero(total)) == {0, 255} and num_classes > 1 and ignored[255]:
         findings.add(ONLY_ENDS, os.path.dirname(paths[0]))
     elif blank:
         findings.add(ALL_BLANK if len(blank) == decoded else BLANK, blank)

@@ -73,9 +73,9 @@ def test_sizes_are_those_that_opencv_loads(tmp_path: Path, orientation: int) -> 
     Image.new("RGB", (40, 24)).save(file, exif=exif)
     for color in ("color", "color_ignore_orientation", "unchanged"):
         loads = [dict(type="LoadImageFromFile", color_type=color)]
-        orient = images.applies_exif(dict(pipeline=loads))
+        loader = images.loader_of(dict(pipeline=loads))
         height, width = mmcv.imread(str(file), flag=color).shape[:2]
-        assert images.decode(file, orient).size == (width, height)
+        assert images.decode(file, loader).size == (width, height)
 
 
 def test_a_rotated_image_must_be_annotated_as_rotated(data: Path) -> None:
