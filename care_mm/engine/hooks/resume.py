@@ -1,4 +1,4 @@
-"""Refuse to resume with a config that the checkpoint contradicts."""
+"""Compare a config with the checkpoint that a run resumes from."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from care_mm.errors import InputError
 # What a scheduler counts while it runs; everything else in its state comes from the config.
 _COUNTED = {"last_step", "_global_step", "_last_value", "verbose", "base_values", "optimizer"}
 _ADVICE = (
-    "resuming keeps the checkpoint's value: set the config to it, or start another run from the "
-    "weights (load_from)"
+    "the run keeps the checkpoint's value; for the config's, start another run from the weights "
+    "(load_from)"
 )
 
 
 @HOOKS.register_module()
 class ResumeGuardHook(Hook):
-    """Refuse to resume with other classes, learning rates or schedules than the checkpoint has.
+    """Refuse to resume with other classes, and warn of other rates and schedules.
 
-    mmengine restores the state of optimizer and schedulers, so that changes of the config would
-    have no effect, and labels would change their meaning.
+    mmengine restores the state of optimizer and schedulers, so that such changes of the config
+    have no effect. With other classes, labels would change their meaning.
     """
 
     priority = "VERY_HIGH"
@@ -33,20 +33,20 @@ class ResumeGuardHook(Hook):
         """Compare the config with the checkpoint, before its state is restored.
 
         Raises:
-            InputError: They differ; names the first difference.
+            InputError: The classes differ; names the first difference.
         """
         if not runner._resume:
             return
+        before = ((checkpoint.get("meta") or {}).get("dataset_meta") or {}).get("classes")
+        now = (getattr(runner.train_dataloader.dataset, "metainfo", None) or {}).get("classes")
+        if isinstance(before, list | tuple) and isinstance(now, list | tuple):
+            _refuse_other_classes(runner._load_from, before, now)
         for difference in _differences(runner, checkpoint):
-            raise InputError(f"--resume: {runner._load_from}: {difference}")
+            runner.logger.warning(f"--resume: {difference}: {_ADVICE}")
 
 
 def _differences(runner: Runner, checkpoint: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the differences between a run's config and the checkpoint that it resumes from."""
-    before = ((checkpoint.get("meta") or {}).get("dataset_meta") or {}).get("classes")
-    now = (getattr(runner.train_dataloader.dataset, "metainfo", None) or {}).get("classes")
-    if isinstance(before, list | tuple) and isinstance(now, list | tuple):
-        yield from _class_differences(before, now)
+    """Yield where optimizer and schedule of a config differ from the checkpoint's."""
     optimizer = getattr(runner.optim_wrapper, "optimizer", None)  # None for several optimizers
     if optimizer is not None and isinstance(checkpoint.get("optimizer"), Mapping):
         groups = checkpoint["optimizer"].get("param_groups") or []
@@ -57,25 +57,36 @@ def _differences(runner: Runner, checkpoint: Mapping[str, Any]) -> Iterator[str]
     if not isinstance(schedulers, list) or not isinstance(states, list):
         return
     yield from _difference("the number of param_scheduler entries", len(states), len(schedulers))
-    for i, (scheduler, state) in enumerate(zip(schedulers, states, strict=True)):
+    for i, (scheduler, state) in enumerate(zip(schedulers, states, strict=False)):
         settings = scheduler.state_dict()
         # What a config gives comes before what schedulers derive from it.
         keys = sorted(set(settings) & set(state) - _COUNTED, key=lambda key: (key != "end", key))
-        for key in keys:
-            yield from _difference(f"param_scheduler.{i}.{key}", state[key], settings[key])
+        found = [
+            text
+            for key in keys
+            for text in _difference(f"param_scheduler.{i}.{key}", state[key], settings[key])
+        ]
+        yield from found[:1]
 
 
-def _class_differences(before: Sequence[str], now: Sequence[str]) -> Iterator[str]:
-    yield from _difference("the number of classes", len(before), len(now))
-    for i, (old, new) in enumerate(zip(before, now, strict=True)):
-        if old != new:
-            yield (
-                f"class {i} is {old!r} in the checkpoint and {new!r} in the training data: give "
-                "the classes in the checkpoint's order"
-            )
+def _refuse_other_classes(path: str, before: Sequence[str], now: Sequence[str]) -> None:
+    """Raise InputError unless the classes and their order are equal."""
+    pairs = zip(before, now, strict=False)
+    differences = [
+        f"class {i} is {old!r} in the checkpoint and {new!r} in the training data"
+        for i, (old, new) in enumerate(pairs)
+        if old != new
+    ]
+    if len(before) != len(now):
+        differences = [f"it has {len(before)} classes and the training data {len(now)}"]
+    if differences:
+        raise InputError(
+            f"--resume: {path}: {differences[0]}: resume with the checkpoint's classes, in its "
+            "order"
+        )
 
 
 def _difference(what: str, before: Any, now: Any) -> Iterator[str]:
     plain = (int, float, str, list, tuple, dict)
     if isinstance(before, plain) and isinstance(now, plain) and before != now:
-        yield f"{what} is {before} in the checkpoint and {now} in the config: {_ADVICE}"
+        yield f"{what} is {before} in the checkpoint and {now} in the config"

@@ -1,4 +1,4 @@
-"""Resuming with a config that the checkpoint contradicts is refused, with the key."""
+"""Resuming with a config that the checkpoint contradicts is refused or warned of, with the key."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ CLASSES = ("ball", "cube", "star")
 
 def run_of(lr=0.1, end=8, decay=0.0, classes=CLASSES, milestones=(4, 6)) -> SimpleNamespace:
     """What a hook sees of a runner that resumes."""
+    warnings: list[str] = []
     optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=lr, weight_decay=decay)
     schedulers = [
         LinearLR(optimizer, start_factor=0.1, end=2, by_epoch=False),
@@ -30,6 +31,8 @@ def run_of(lr=0.1, end=8, decay=0.0, classes=CLASSES, milestones=(4, 6)) -> Simp
         optim_wrapper=OptimWrapper(optimizer),
         param_schedulers=schedulers,
         train_dataloader=SimpleNamespace(dataset=dataset),
+        warnings=warnings,
+        logger=SimpleNamespace(warning=warnings.append),
     )
 
 
@@ -47,7 +50,9 @@ def checkpoint_of(run: SimpleNamespace, steps: int = 3) -> dict:
 
 
 def test_an_unchanged_run_resumes() -> None:
-    ResumeGuardHook().after_load_checkpoint(run_of(), checkpoint_of(run_of()))
+    run = run_of()
+    ResumeGuardHook().after_load_checkpoint(run, checkpoint_of(run_of()))
+    assert not run.warnings
 
 
 @pytest.mark.parametrize(
@@ -57,16 +62,29 @@ def test_an_unchanged_run_resumes() -> None:
         ({"decay": 0.5}, "weight_decay of optim_wrapper is 0.0 in the checkpoint and 0.5"),
         ({"end": 20}, "param_scheduler.1.end is 8 in the checkpoint and 20"),
         ({"milestones": (4,)}, "param_scheduler.2.milestones"),
-        ({"classes": CLASSES[::-1]}, "class 0 is 'ball' in the checkpoint and 'star' in"),
-        ({"classes": CLASSES[:2]}, "the number of classes is 3 in the checkpoint and 2"),
     ],
 )
-def test_a_change_that_would_have_no_effect_is_refused(changes: dict, message: str) -> None:
+def test_a_change_without_an_effect_is_warned_of(changes: dict, message: str) -> None:
+    run = run_of(**changes)
+    ResumeGuardHook().after_load_checkpoint(run, checkpoint_of(run_of()))
+    (line,) = run.warnings
+    assert line.startswith(f"--resume: {message}") and "keeps the checkpoint's value" in line
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (CLASSES[::-1], "class 0 is 'ball' in the checkpoint and 'star' in the training data"),
+        (CLASSES[:2], "it has 3 classes and the training data 2"),
+    ],
+)
+def test_other_classes_are_refused(classes: tuple, message: str) -> None:
     with pytest.raises(InputError, match=f"--resume: epoch_1.pth: {message}"):
-        ResumeGuardHook().after_load_checkpoint(run_of(**changes), checkpoint_of(run_of()))
+        ResumeGuardHook().after_load_checkpoint(run_of(classes=classes), checkpoint_of(run_of()))
 
 
 def test_starting_from_weights_compares_nothing() -> None:
     run = run_of(lr=0.01, classes=("other",))
     run._resume = False
     ResumeGuardHook().after_load_checkpoint(run, checkpoint_of(run_of()))
+    assert not run.warnings
