@@ -19,6 +19,7 @@ from care_mm.tasks import Task, task_of_model
 
 INPUT = "image"
 WHAT = ("model", "backbone")
+BINARY_THRESHOLD = 0.3  # mmseg's default for segmentors with one output channel
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Graph:
             **self.about,
             **more,
         }
-        return json.dumps(content)
+        return json.dumps(content, default=_plain)
 
 
 def read_metadata(text: str | None, path: object) -> dict[str, Any]:
@@ -65,9 +66,32 @@ def read_metadata(text: str | None, path: object) -> dict[str, Any]:
     """
     try:
         content = json.loads(text or "")
-        return {**content, "outputs": tuple(content["outputs"]), "task": str(content["task"])}
-    except (ValueError, TypeError, KeyError):
+        meta = _restored(content.get("dataset_meta"))
+        restored = {"outputs": tuple(content["outputs"]), "task": str(content["task"])}
+        return {**content, **restored, "dataset_meta": meta}
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"{path}: was not written by tools/export.py") from None
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold in place of an array, a tensor, a set or another object."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return sorted(value) if isinstance(value, (set, frozenset)) else str(value)
+
+
+def _restored(value: Any) -> Any:
+    """Return ``dataset_meta`` as data sets have it: classes and colours are tuples.
+
+    The colours themselves stay in a list, because mmdet takes a tuple for a single colour. Keys of
+    dicts that JSON turned into text are numbers again.
+    """
+    if isinstance(value, dict):
+        return {int(k) if k.isdecimal() else k: _restored(v) for k, v in value.items()}
+    if isinstance(value, list):
+        nested = any(isinstance(item, (list, dict)) for item in value)
+        return [_restored(item) for item in value] if nested else tuple(value)
+    return value
 
 
 class Classifier(nn.Module):
@@ -100,30 +124,57 @@ class UpsampleBy(nn.Module):
         return F.interpolate(x, (height * self.factor, width * self.factor), **self.options)
 
 
+def labels_of(logits: Tensor, threshold: float = BINARY_THRESHOLD) -> Tensor:
+    """Return the label (B, H, W) of each pixel, as mmseg does.
+
+    Args:
+        logits: (B, classes, H, W); one channel is the logit of class 1 of two.
+        threshold: The probability above which a pixel of one channel has class 1.
+    """
+    if logits.shape[1] == 1:
+        return logits[:, 0].float().sigmoid() > threshold
+    return logits.argmax(1)
+
+
 class Segmentor(nn.Module):
     """An mmseg encoder-decoder whose output is resized to the input.
 
     Args:
         model: The segmentor.
-        labels: Return the best class of each pixel instead of logits.
+        labels: Return the label of each pixel instead of logits.
     """
 
     def __init__(self, model: nn.Module, labels: bool = False) -> None:
         super().__init__()
         self.model = model
         self.labels = labels
+        self.threshold = threshold_of(model.decode_head)
         for parent in list(model.decode_head.modules()):
             for name, child in parent.named_children():
                 if type(child).__name__ == "Upsample" and child.scale_factor in (2.0, 4.0, 8.0):
                     setattr(parent, name, UpsampleBy(child))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (B, classes, H, W), or labels (B, H, W) int32, for (B, 3, H, W)."""
+    def logits(self, images: Tensor) -> Tensor:
+        """Return logits (B, classes, H, W), with one channel for two classes, for (B, 3, H, W)."""
         logits = self.model.decode_head(self.model.extract_feat(images))
-        logits = F.interpolate(
+        return F.interpolate(
             logits, images.shape[2:], mode="bilinear", align_corners=self.model.align_corners
         )
-        return logits.argmax(1).to(torch.int32) if self.labels else logits
+
+    def labels_of(self, logits: Tensor) -> Tensor:
+        """Return :func:`labels_of` with the threshold of the model."""
+        return labels_of(logits, self.threshold)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, classes, H, W), or labels (B, H, W) int32, for (B, 3, H, W)."""
+        logits = self.logits(images)
+        return self.labels_of(logits).to(torch.int32) if self.labels else logits
+
+
+def threshold_of(head: nn.Module) -> float:
+    """Return the probability above which a decode head with one output channel says class 1."""
+    threshold = getattr(head, "threshold", None)
+    return BINARY_THRESHOLD if threshold is None else float(threshold)
 
 
 def graph_of(model: nn.Module, what: str = "model", labels: bool = False, **about: Any) -> Graph:
@@ -132,7 +183,7 @@ def graph_of(model: nn.Module, what: str = "model", labels: bool = False, **abou
     Args:
         model: In evaluation mode.
         what: ``'model'``, or ``'backbone'`` for the feature pyramid.
-        labels: Return the best class of a segmentor instead of logits.
+        labels: Return the label of each pixel of a segmentor instead of logits.
         about: Further entries of the file's description.
 
     Raises:
@@ -164,7 +215,9 @@ def graph_of(model: nn.Module, what: str = "model", labels: bool = False, **abou
 def _exportable_task(model: nn.Module) -> Task:
     """Return the task of a model; raise InputError if its kind cannot be exported."""
     task = task_of_model(model)
-    if task is Task.SEGMENTATION and model.test_cfg.get("mode", "whole") != "whole":
+    if task is Task.SEGMENTATION and isinstance(model.decode_head, nn.ModuleList):
+        task = None  # a cascade of heads
+    elif task is Task.SEGMENTATION and model.test_cfg.get("mode", "whole") != "whole":
         raise InputError("test_cfg.mode='slide': a graph sees the whole image; set 'whole'")
     if task is Task.DETECTION and not (hasattr(model, "roi_head") and hasattr(model, "rpn_head")):
         task = None

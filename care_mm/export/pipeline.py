@@ -40,7 +40,7 @@ class ExportSettings:
         shape: Height and width of the only input size; ``None`` leaves them open, which a target
             with ``fixed_shape`` cannot.
         what: ``'model'`` or ``'backbone'``.
-        labels: Write the best class of a segmentor instead of logits.
+        labels: Write the label of each pixel of a segmentor instead of logits.
         precision: ``'fp32'``, or another precision of the target.
         calibration: A folder of images, for ``'int8'``.
     """
@@ -93,7 +93,7 @@ def export(
         Lines that describe the file and its differences from the model.
 
     Raises:
-        InputError: The model cannot be exported, or the file cannot be written.
+        InputError: The model cannot be exported, or the file cannot be written or not be compared.
         VerificationError: The differences are beyond the limits. No file is left.
     """
     original.requires_grad_(False)
@@ -112,14 +112,30 @@ def export(
         images = [
             verify.drawn_images(size, graph.about) for size in ([shape] if shape else _SHAPES)
         ]
+        if settings.labels:
+            images = [verify.with_two_classes(reference.module, batch) for batch in images]
         findings = verify.differences(original, reference, program, images, precision)
-        if not all(finding.ok for finding in findings):
-            failed = "; ".join(str(finding) for finding in findings if not finding.ok)
-            raise VerificationError(f"{out} was not written, it differs from the model: {failed}")
+        _refuse(out, findings)
         _publish(folder, out.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return [*lines, *map(str, findings)]
+
+
+def _refuse(out: Path, findings: Sequence[verify.Finding]) -> None:
+    """Raise an error unless all findings are ok.
+
+    Raises:
+        VerificationError: A difference is beyond its limit.
+        InputError: There is none, but something could not be compared.
+    """
+    failed = [finding for finding in findings if not finding.ok]
+    if not failed:
+        return
+    message = "; ".join(map(str, failed))
+    if all(finding.obstacle for finding in failed):
+        raise InputError(f"{out} was not written, because it could not be verified: {message}")
+    raise VerificationError(f"{out} was not written, it differs from the model: {message}")
 
 
 def _publish(source: Path, target: Path) -> None:

@@ -81,8 +81,9 @@ class Program(ABC):
         """Raise InputError for images (B, 3, H, W) of a size that the file does not accept."""
         size = tuple(images.shape[2:])
         if self.shape not in (None, size):
+            (height, width), step = self.shape, "dict(type='Resize', scale={}, keep_ratio=False)"
             raise InputError(
-                f"{self.path} accepts images of {self.shape[0]}x{self.shape[1]} (HxW), not "
-                f"{size[0]}x{size[1]}: export with --shape {size[0]} {size[1]}, or give the test "
-                "pipeline a fixed size"
+                f"{self.path} accepts images of {height}x{width} (HxW) only, not "
+                f"{size[0]}x{size[1]}: let the test pipeline resize by "
+                f"{step.format((width, height))}, or export for another size with --shape"
             )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from care_mm.checkpoint.matching import load_model
 from care_mm.errors import InputError
 from care_mm.export.detector import Detector
+from care_mm.export.graphs import threshold_of
 from care_mm.export.program import Program
 from care_mm.export.runtimes import TARGETS
 from care_mm.tasks import Task, task_of_model
@@ -83,7 +84,7 @@ def stand_in(model: nn.Module, program: Program) -> dict[str, Any]:
         model.extract_feat = lambda images, *args, **kwargs: program(images)["logits"]
         model.head.forward = lambda logits: logits
     elif fits and task is Task.SEGMENTATION:
-        model.encode_decode = partial(_logits, program, model.decode_head.out_channels)
+        model.encode_decode = partial(_logits, program, model.decode_head)
     elif fits and hasattr(model, "roi_head"):
         model.predict = partial(_predict_instances, model, assembled(model, program))
     else:
@@ -113,13 +114,27 @@ def assembled(model: nn.Module, program: Program) -> Callable[[Tensor], dict[str
     return detect
 
 
-def _logits(program: Program, num_classes: int, images: Tensor, metas: list[dict]) -> Tensor:
+def _logits(program: Program, head: nn.Module, images: Tensor, metas: list[dict]) -> Tensor:
     """Replace mmseg's ``encode_decode``, which returns logits (B, classes, H, W)."""
     outputs = program(images)
     if "logits" in outputs:
         return outputs["logits"]
-    # One-hot labels are exact until they are resized.
-    return F.one_hot(outputs["labels"].long(), num_classes).movedim(-1, 1).float()
+    return logits_of_labels(outputs["labels"], head)
+
+
+def logits_of_labels(labels: Tensor, head: nn.Module) -> Tensor:
+    """Return logits (B, channels, H, W) from which mmseg derives the same labels (B, H, W).
+
+    They are exact until they are resized. A pixel then has the class that most of it is made of.
+
+    Args:
+        labels: The labels.
+        head: The decode head of the model, for its number of channels and its threshold.
+    """
+    if head.out_channels > 1:
+        return F.one_hot(labels.long(), head.out_channels).movedim(-1, 1).float()
+    threshold = torch.logit(torch.tensor(threshold_of(head)), 1e-6)
+    return (threshold + labels[:, None].float() - 0.5).to(labels.device)
 
 
 def _predict_instances(

@@ -42,20 +42,23 @@ def test_equal_detections_match_in_any_order() -> None:
     order = [2, 0, 1]
     shuffled = Detections(*(getattr(reference, k)[order] for k in ("boxes", "scores", "labels")))
     actual = compare_image(reference, reference, 0.05, LIMITS)
-    assert actual == ImageComparison(total=4, unmatched=0)  # fixed counts may have cut off a tie
+    assert actual == ImageComparison(total=6, unmatched=0)
+    cut = float(SCORES.min())  # fixed counts may have cut off a tie
+    actual = compare_image(reference, reference, 0.05, LIMITS, cut)
+    assert actual == ImageComparison(total=4, unmatched=0)
     assert (verify.match(reference, shuffled, LIMITS) == torch.tensor([1, 2, 0])).all()
 
 
 def test_a_moved_box_matches_on_neither_side() -> None:
     moved = BOXES + torch.tensor([[0.0], [5], [0]])
     actual = compare_image(detections(), detections(moved), 0.05, LIMITS)
-    assert actual == ImageComparison(total=4, unmatched=2)
+    assert actual == ImageComparison(total=6, unmatched=2)
 
 
 def test_differences_of_scores_and_masks_are_measured() -> None:
     candidate = detections(scores=SCORES - 5e-4, mask=0.75)
     actual = compare_image(detections(), candidate, 0.05, LIMITS)
-    assert (actual.total, actual.unmatched) == (5, 0)
+    assert (actual.total, actual.unmatched) == (6, 0)
     assert actual.score_error == pytest.approx(5e-4, rel=1e-3)
     assert actual.mask_error == pytest.approx(0.25)
 
@@ -66,11 +69,11 @@ def test_findings_sum_up_the_images() -> None:
         verify.compare_detections([detections()] * 2, [detections(), moved], 0.05, LIMITS)
     )
     assert [finding.name for finding in findings] == [
-        "matched share of 8 detections",
+        "matched share of 12 detections",
         "scores, largest difference",
         "masks, largest difference in the mean",
     ]
-    assert [finding.value for finding in findings] == pytest.approx([1 - 2 / 8, 0, 0.25])
+    assert [finding.value for finding in findings] == pytest.approx([1 - 2 / 12, 0, 0.25])
     assert [finding.ok for finding in findings] == [False, True, False]
 
 
