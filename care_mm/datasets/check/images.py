@@ -62,16 +62,18 @@ class Loader:
     """The arguments with which a pipeline calls ``mmcv.imfrombytes``.
 
     Attributes:
-        flag: The colour type, such as ``'color'``.
+        flag: The colour type, such as ``'color'``, or OpenCV's number for it.
         backend: The decoder, such as ``'cv2'``.
     """
 
-    flag: str = "color"
+    flag: str | int = "color"
     backend: str = "cv2"
 
     @property
     def orients(self) -> bool:
         """Whether the EXIF data rotate the image."""
+        if isinstance(self.flag, int):
+            return self.flag >= 0 and not self.flag & cv2.IMREAD_IGNORE_ORIENTATION
         return self.flag != "unchanged" and not self.flag.endswith("ignore_orientation")
 
 

@@ -7,14 +7,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checking import NUM_TRAIN, assert_named, check, coco, edit
+from checking import NUM_TRAIN, WITH_MASKS, assert_named, check, coco, details, edit
+from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
+from care_mm.datasets.check import check_config
+from care_mm.datasets.check.findings import Findings
+from care_mm.datasets.check.instances import check_boxes
 from care_mm.datasets.shapes import OBJECTS
 
 
 def first(content: dict) -> dict:
     return content["annotations"][0]
+
+
+def every(**values: object):
+    return lambda content: [row.update(values) for row in content["annotations"]]
+
+
+def each(change):
+    return lambda content: [change(row) for row in content["annotations"]]
 
 
 def rename(content: dict, old: str, new: str) -> None:
@@ -102,6 +114,37 @@ COCO_FAULTS = {
         lambda c: c["images"][2].update(width=63),
         ("another size than annotated", "000000000003.jpg", "annotated as 63 x"),
     ),
+    "all crowds": (every(iscrowd=1), ("objects are all left out", "x iscrowd")),
+    "all ignored": (every(ignore=1), ("objects are all left out", "x ignore")),
+    "all without area": (every(area=0), ("objects are all left out", "x area of 0")),
+    "text as a flag": (
+        lambda c: first(c).update(iscrowd="0"),
+        ("iscrowd that is not 0 or 1", "'0'"),
+    ),
+    "fractions": (
+        each(lambda a: a.update(bbox=[v / 96 for v in a["bbox"]])),
+        ("boxes as fractions",),
+    ),
+    "text on one side": (
+        each(lambda a: a.update(image_id=str(a["image_id"]))),
+        ("unknown image", "of image '1'", "is text"),
+    ),
+    "huge area": (lambda c: first(c).update(area=2e10), ("area beyond", "2e+10")),
+    "mask elsewhere": (
+        lambda c: first(c).update(bbox=[60, 40, 9, 9], segmentation=[[1, 1, 5, 1, 5, 5, 1, 5]]),
+        ("does not overlap its bbox", "annotation 1", "[60, 40, 9, 9]"),
+    ),
+    "masks in another unit": (
+        every(segmentation=[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5, 0.1, 0.5]]),
+        ("segmentations and boxes differ",),
+    ),
+    "polygon far away": (
+        lambda c: first(c).update(segmentation=[[1, 1, 1e9, 1, 5, 5]]),
+        ("far outside its image", "annotation 1"),
+    ),
+    "no object": (lambda c: c.update(annotations=[]), ("without an object of the classes",)),
+    "no image": (lambda c: c.update(images=[], annotations=[]), ("with no image",)),
+    "case of a class": (lambda c: rename(c, "cube", "Cube "), ("'cube'", "did you mean 'Cube '?")),
     "no list": (lambda c: c.pop("annotations"), ("not COCO JSON", "'annotations'")),
     "list of numbers": (lambda c: c.update(images=[1]), ("not COCO JSON", "'images'")),
 }
@@ -195,3 +238,107 @@ def test_damaged_bytes_do_not_stop_the_check(data: Path) -> None:
         assert all(line.isprintable() for line in findings.lines())
         verdicts.add(bool(findings.problems))
     assert verdicts == {True, False}
+
+
+SPELLINGS = {
+    "backslash": lambda name: "train2017\\" + name,
+    "address": lambda name: "file:///data/train2017/" + name,
+    "root": lambda name: "/" + name,
+    "suffix": lambda name: name.replace(".jpg", ".JPG"),
+    "other suffix": lambda name: name.replace(".jpg", ".jpeg"),
+    "prefix": lambda name: "train2017/" + name,
+    "percent": lambda name: name.replace("0", "%30"),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_an_image_under_another_spelling_is_suggested(data: Path, spelling: str) -> None:
+    change = SPELLINGS[spelling]
+    edit(data, lambda c: c["images"][0].update(file_name=change(c["images"][0]["file_name"])))
+    findings = check(train=coco(data))["train"]
+    path = data / "coco" / "train2017" / "000000000001.jpg"
+    assert_named(findings, "name exists elsewhere", f"did you mean {path}?")
+
+
+def test_composed_and_decomposed_accents_are_the_same_name(data: Path) -> None:
+    folder = data / "coco" / "train2017"
+    (folder / "000000000001.jpg").rename(folder / "caf\u00e9.jpg")
+    edit(data, lambda c: c["images"][0].update(file_name="cafe\u0301.jpg"))
+    assert_named(check(train=coco(data))["train"], "name exists elsewhere", "caf\u00e9.jpg?")
+
+
+def test_a_class_whose_objects_are_all_crowds_is_noted(data: Path) -> None:
+    edit(data, each(lambda a: a.update(iscrowd=int(a["category_id"] == 3))))
+    findings = check(train=coco(data))["train"]
+    assert not findings.problems
+    assert_named(findings, "objects are all left out", "'flower'", "x iscrowd", is_note=True)
+    assert findings.objects["flower"] == 0 and findings.left_out["iscrowd"] > 0
+
+
+def evaluated(data: Path, metric: dict | None = None, **changes: object):
+    """Return the findings on validation data with an evaluator that reads their file."""
+    file = data / "coco" / "annotations" / "instances_val2017.json"
+    content = dict(
+        default_scope="mmdet",
+        val_dataloader=dict(dataset={**coco(data, "val"), **changes}),
+        val_evaluator={**dict(type="CocoMetric", ann_file=str(file)), **(metric or {})},
+    )
+    return next(check_config(Config(content), ("val",)))
+
+
+def test_an_evaluation_of_a_part_of_the_images_is_refused(data: Path) -> None:
+    assert_named(evaluated(data, indices=1), "1 of the 2 images of", "are evaluated")
+    filters = dict(test_mode=False, filter_cfg=dict(min_size=1000))
+    assert "without an image to train on" in details(evaluated(data, **filters))
+    edit(data, lambda c: c.update(annotations=c["annotations"][:1]), "val")
+    assert not evaluated(data, indices=1).problems, "the other image has nothing to miss"
+
+
+def test_a_test_set_without_annotations_can_be_formatted_only(data: Path) -> None:
+    edit(data, lambda c: c.pop("annotations"), "val")
+    assert_named(evaluated(data), "without annotations that is evaluated", "format_only=True")
+    assert not evaluated(data, dict(format_only=True, outfile_prefix="x")).problems
+
+
+def test_more_than_100_objects_of_a_class_need_other_metrics(data: Path) -> None:
+    def repeat(content: dict) -> None:
+        row = content["annotations"][0]
+        content["annotations"] += [dict(row, id=1000 + i) for i in range(110)]
+
+    edit(data, repeat, "val")
+    assert_named(evaluated(data), "over 100 objects of a class", "metric_items")
+    assert not evaluated(data, dict(metric_items=["mAP_50", "mAP_75"])).problems
+
+
+def test_a_truth_from_the_samples_has_to_be_packed(data: Path) -> None:
+    assert_named(evaluated(data, dict(ann_file=None)), "CocoMetric without ann_file", "meta_keys")
+    packs = [*WITH_MASKS, dict(type="PackDetInputs", meta_keys=("img_id", "instances"))]
+    assert not evaluated(data, dict(ann_file=None), pipeline=packs).problems
+
+
+def test_unsorted_category_ids_exchange_names_in_the_table_of_classes(data: Path) -> None:
+    def turn(content: dict) -> None:
+        for row in content["categories"]:
+            row["id"] = 7 - row["id"]
+        for row in content["annotations"]:
+            row["category_id"] = 7 - row["category_id"]
+
+    edit(data, turn, "val")
+    assert not evaluated(data).problems
+    assert_named(evaluated(data, dict(classwise=True)), "category ids that do not ascend")
+
+
+def test_boxes_in_percent_are_recognised() -> None:
+    rng = np.random.default_rng(0)
+    images = {1: dict(width=640, height=480)}
+    starts = rng.uniform(0, 60, (40, 2))
+    boxes = np.concatenate([starts, rng.uniform(10, 39, (40, 2))], axis=1)
+    rows = [dict(id=i, image_id=1, bbox=box.tolist(), area=9) for i, box in enumerate(boxes)]
+    findings = Findings()
+    check_boxes(rows, images, findings)
+    assert_named(findings, "boxes as percent", "640 x 480")
+    for row in rows:
+        row["bbox"] = [4 * v for v in row["bbox"]]
+    findings = Findings()
+    check_boxes(rows, images, findings)
+    assert not findings.offenders
