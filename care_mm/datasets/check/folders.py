@@ -110,21 +110,18 @@ def _in_folders(dataset: Any, findings: Findings) -> list[str]:
 
 def _compare_names(folders: Sequence[str], classes: Sequence[str], findings: Findings) -> None:
     """Compare classes with as many folders, which may have other names, as in ImageNet."""
-    places = {_spelling(name): i for i, name in enumerate(folders)}
-    known = [name for name in classes if _spelling(name) in places]
-    wrong = [
-        (i, name) for i, name in enumerate(classes) if _spelling(folders[i]) != _spelling(name)
+    exact = {name: i for i, name in enumerate(folders)}
+    similar = {_spelling(name): i for i, name in reversed(list(enumerate(folders)))}
+    places = [exact.get(name, similar.get(_spelling(name))) for name in classes]
+    moved = [
+        f"{name!r}: number {i} of the classes, {place} of the folders"
+        for i, (name, place) in enumerate(zip(classes, places, strict=True))
+        if place not in (None, i)
     ]
-    moved = [(i, name) for i, name in wrong if name in known]
-    findings.add(
-        OTHER_ORDER,
-        (
-            f"{name!r}: number {i} of the classes, {places[_spelling(name)]} of the folders"
-            for i, name in moved
-        ),
-    )
-    if known and not moved:
-        findings.add(MISSPELT, (f"{name!r}: folder {folders[i]!r}" for i, name in wrong))
+    findings.add(OTHER_ORDER, moved)
+    if not moved and any(place is not None for place in places):
+        unknown = [i for i, place in enumerate(places) if place is None]
+        findings.add(MISSPELT, (f"{classes[i]!r}: folder {folders[i]!r}" for i in unknown))
 
 
 def _spelling(name: str) -> str:

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-from checking import ade, assert_named, check, coco, details, folders
+from checking import ade, assert_named, check, coco, details, edit, folders
 from mmengine.config import Config
 
-from care_mm.datasets.check import check_config
+from care_mm.datasets.check import check_config, refuse_bad_annotations
 from care_mm.datasets.shapes import OBJECTS
 from care_mm.errors import InputError
 
@@ -88,6 +88,111 @@ def test_an_evaluator_with_other_annotations_is_named(drawn: Path) -> None:
     val, test, _ = check_config(config)
     assert_named(val, "another ann_file than its data", "data/coco/x.json")
     assert not test.problems
+
+
+def both_sets(drawn: Path, evaluator: dict, first: dict, second: dict) -> str:
+    """Return the findings on two validation sets in one loader."""
+    both = dict(type="ConcatDataset", datasets=[first, second])
+    content = dict(val_dataloader=dict(dataset=both), val_evaluator=evaluator)
+    config = Config(dict(default_scope="mmdet", **content))
+    return "\n".join(line for f in check_config(config) if f.problems for line in f.lines())
+
+
+def test_one_metric_for_several_data_sets_is_refused_if_ids_collide(data: Path) -> None:
+    files = [data / "coco" / f"annotations/instances_{s}2017.json" for s in ("val", "train")]
+    sets = [{**coco(data, s), "test_mode": True} for s in ("val", "train")]
+    metrics = [dict(type="CocoMetric", ann_file=str(file)) for file in files]
+    assert "MultiDatasetsEvaluator" in both_sets(data, metrics[0], *sets)
+    many = dict(type="MultiDatasetsEvaluator", metrics=metrics, dataset_prefixes=["a", "b"])
+    assert both_sets(data, many, *sets) == ""
+    assert "another number of metrics" in both_sets(data, {**many, "metrics": metrics[:1]}, *sets)
+
+    def renumber(content: dict) -> None:
+        for row in content["images"]:
+            row["id"] += 1000
+        for number, row in enumerate(content["annotations"]):
+            row.update(image_id=row["image_id"] + 1000, id=1000 + number)
+
+    edit(data, renumber, "train")
+    merged, other = (json.loads(file.read_text()) for file in files)
+    for table in ("images", "annotations"):
+        merged[table] += other[table]
+    (data / "merged.json").write_text(json.dumps(merged))
+    assert both_sets(data, {**metrics[0], "ann_file": str(data / "merged.json")}, *sets) == ""
+    assert "MultiDatasetsEvaluator" in both_sets(data, metrics[0], *sets)
+
+
+def test_an_evaluation_of_repeated_images_is_refused(drawn: Path) -> None:
+    file = str(drawn / "coco" / "annotations" / "instances_val2017.json")
+    for times, is_refused in ((1, False), (2, True)):
+        repeated = dict(type="RepeatDataset", times=times, dataset=coco(drawn, "val"))
+        config = Config(
+            dict(
+                default_scope="mmdet",
+                val_dataloader=dict(dataset=repeated),
+                val_evaluator=dict(type="CocoMetric", ann_file=file),
+            )
+        )
+        assert bool(next(check_config(config)).problems) is is_refused
+
+
+def test_a_batch_counts_repeated_and_joined_images(drawn: Path) -> None:
+    repeated = dict(type="RepeatDataset", times=2, dataset=coco(drawn))
+    for batch, is_refused in ((12, False), (13, True)):
+        loader = dict(batch_size=batch, drop_last=True, dataset=repeated)
+        findings = next(check_config(Config(dict(default_scope="mmdet", train_dataloader=loader))))
+        assert bool(findings.problems) is is_refused
+
+
+IGNORED = {
+    "all alike": ({}, 0),
+    "head": (dict(model=dict(decode_head=dict(num_classes=11, ignore_index=255))), 1),
+    "auxiliary head": (
+        dict(model=dict(decode_head=dict(ignore_index=100), auxiliary_head=[dict()])),
+        1,
+    ),
+    "metric": (dict(val_evaluator=dict(type="IoUMetric")), 1),
+    "format only": (dict(val_evaluator=dict(type="IoUMetric", format_only=True)), 0),
+    "scope in the type": (dict(val_evaluator=dict(type="mmseg.IoUMetric")), 1),
+}
+
+
+@pytest.mark.parametrize("case", IGNORED)
+def test_ignored_labels_of_data_model_and_metric_agree(data: Path, case: str) -> None:
+    changes, number = IGNORED[case]
+    dataset = ade(data, reduce_zero_label=False, ignore_index=100)
+    content = dict(
+        default_scope="mmseg",
+        model=dict(decode_head=dict(num_classes=11, ignore_index=100)),
+        train_dataloader=dict(dataset=dataset),
+        val_dataloader=dict(dataset={**dataset, "backend_args": None}),
+        val_evaluator=dict(type="IoUMetric", ignore_index=100),
+    )
+    *_, model = check_config(Config({**content, **changes}), limit=0)
+    assert len(model.problems) == number
+    if number:
+        assert_named(model, "ignore_index that differs", "=100")
+
+
+def test_a_padding_that_is_no_label_is_noted(drawn: Path) -> None:
+    for padding, is_noted in ((0, False), (100, False), (255, True)):
+        model = dict(
+            decode_head=dict(num_classes=11, ignore_index=100),
+            data_preprocessor=dict(seg_pad_val=padding),
+        )
+        settings = ade(drawn, reduce_zero_label=False, ignore_index=100)
+        findings = check(limit=0, train=settings, model=model)["model"]
+        assert ("seg_pad_val" in details(findings)) is is_noted
+
+
+def test_the_start_of_training_opens_no_image(data: Path) -> None:
+    for file in data.rglob("*.jp*g"):
+        file.write_bytes(b"")
+    config = Config(dict(default_scope="mmdet", train_dataloader=dict(dataset=coco(data))))
+    assert not refuse_bad_annotations(config, ("train", "val"))[0].problems
+    edit(data, lambda content: content.update(annotations=[]))
+    with pytest.raises(InputError, match=r"train: 1 x data set without an object.*check_data"):
+        refuse_bad_annotations(config, ("train", "val"))
 
 
 def test_top_5_of_three_classes_is_named(drawn: Path) -> None:

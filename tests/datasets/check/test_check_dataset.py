@@ -39,3 +39,16 @@ def test_unknown_types_of_data_sets_are_not_guessed_at(drawn: Path) -> None:
     findings = check(train=settings, scope="mmdet")["train"]
     assert_named(findings, "unknown type", "LVISV1Dataset", is_note=True)
     assert not findings.problems
+
+
+def test_panoptic_data_are_not_taken_for_instances(drawn: Path) -> None:
+    settings = {**coco(drawn), "type": "CocoPanopticDataset"}
+    settings["data_prefix"] = dict(img="train2017/", seg="train2017/")
+    findings = check(train=settings, scope="mmdet")["train"]
+    assert_named(findings, "unknown type", "CocoPanopticDataset", is_note=True)
+    assert not findings.problems
+
+
+def test_classes_in_capitals_are_named(drawn: Path) -> None:
+    settings = {**coco(drawn), "metainfo": dict(CLASSES=("a",), PALETTE=[(1, 2, 3)])}
+    assert_named(check(train=settings)["train"], "metainfo in capitals", "metainfo.CLASSES")

@@ -62,3 +62,24 @@ def test_faults_of_a_list_are_named(data: Path, line: str) -> None:
     (data / "imagenet" / "list.txt").write_text(f"{name} 0\n{line.format(file=name)}\n")
     settings = folders(data, ann_file="list.txt", metainfo=dict(classes=OBJECTS))
     assert_named(check(train=settings)["train"], *LINES[line])
+
+
+def test_a_misspelt_class_is_noted_at_its_place_and_refused_elsewhere(drawn: Path) -> None:
+    for old, new, is_refused in (("cube", "cubes", False), ("ball", "zball", True)):
+        names = sorted(new if name == old else name for name in OBJECTS)
+        findings = check(train=folders(drawn, metainfo=dict(classes=names)))["train"]
+        assert bool(findings.problems) is is_refused
+        if not is_refused:
+            assert_named(
+                findings, "not the name of its folder", "'cubes': folder 'cube'", is_note=True
+            )
+    other = dict(metainfo=dict(classes=[f"class {i}" for i in range(6)]))  # as in ImageNet
+    assert not check(train=folders(drawn, **other))["train"].offenders
+    spelt = dict(metainfo=dict(classes=[name.upper() for name in OBJECTS]))
+    assert not check(train=folders(drawn, **spelt))["train"].offenders
+
+
+def test_an_empty_list_is_refused(data: Path) -> None:
+    (data / "imagenet" / "list.txt").write_text("")
+    findings = check(train=folders(data, ann_file="list.txt"))["train"]
+    assert_named(findings, "list with no image", "list.txt")

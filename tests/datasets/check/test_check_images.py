@@ -7,7 +7,7 @@ from pathlib import Path
 import mmcv
 import numpy as np
 import pytest
-from checking import ade, assert_named, check, coco, edit, folders
+from checking import WITH_MASKS, ade, assert_named, check, coco, details, edit, folders
 from PIL import Image
 
 from care_mm.datasets.check import images
@@ -95,6 +95,28 @@ def test_a_rotated_image_must_be_annotated_as_rotated(data: Path) -> None:
     findings = check(train=coco(data))["train"]
     assert not findings.problems
     assert_named(findings, "rotated by its EXIF data", str(file), is_note=True)
+
+
+def test_images_that_only_opencv_reads_are_intact(data: Path, monkeypatch) -> None:
+    """Limits of Pillow, which opens a file for notes only, do not matter to training."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    file = data / "coco" / "train2017" / "000000000001.jpg"
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(file).load()
+    assert not check(train=coco(data))["train"].problems
+
+
+def test_dark_16_bit_images_are_noted(data: Path) -> None:
+    file = data / "coco" / "train2017" / "000000000002.jpg"
+    pixels = np.asarray(Image.open(file).convert("L")).astype(np.uint16)
+    file.unlink()
+    Image.fromarray(pixels * 16).save(file, "PNG")  # 12 bits
+    findings = check(train=coco(data))["train"]
+    assert_named(findings, "1 x 16-bit image with small values", str(file), is_note=True)
+    assert mmcv.imread(str(file)).max() < 16
+    scaled = [dict(type="LoadImageFromFile", color_type=3), WITH_MASKS[1]]
+    settings = {**coco(data), "pipeline": scaled}
+    assert "small values" not in details(check(train=settings)["train"])
 
 
 def test_a_sample_is_even_and_bounded() -> None:

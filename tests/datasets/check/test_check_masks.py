@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checking import ade, assert_named, check
+from checking import ade, assert_named, check, details
+from mmengine.config import Config
 from PIL import Image
 
+from care_mm.datasets.check import check_config
 from care_mm.datasets.check.masks import label_table
 
 
@@ -88,6 +90,42 @@ def test_masks_of_0_and_255_are_named(data: Path) -> None:
         repaint(file, lambda mask: np.where(mask > 3, 255, 0).astype(np.uint8))
     two = dict(metainfo=dict(classes=("background", "object")), reduce_zero_label=False)
     assert_named(check(train=ade(data, **two))["train"], "0 and 255 only")
+
+
+def test_the_ignored_value_is_that_of_the_model(data: Path) -> None:
+    for file in masks_of(data):
+        repaint(file, lambda mask: np.where(mask == 0, 100, mask - 1).astype(np.uint8))
+    settings = ade(data, reduce_zero_label=False)
+    model = dict(decode_head=dict(num_classes=11, ignore_index=100))
+    assert not check(train=settings, model=model)["train"].problems
+    assert_named(check(train=settings)["train"], "values beyond", ": value 100")
+    reduced = check(train=ade(data), model=model)["train"]
+    assert_named(reduced, "ignore_index other than 255", "ignore_index=100")
+
+
+def test_masks_are_needed_unless_predictions_are_only_written(data: Path) -> None:
+    prefix = dict(data_prefix=dict(img_path="images/training"))
+    assert_named(check(train=ade(data, **prefix))["train"], "data set without masks")
+    no_step = ade(data, pipeline=[dict(type="LoadImageFromFile")])
+    assert_named(check(train=no_step)["train"], "data set without masks", "no LoadAnnotations")
+    content = dict(
+        default_scope="mmseg",
+        test_dataloader=dict(dataset=ade(data, **prefix)),
+        test_evaluator=dict(type="IoUMetric", format_only=True, output_dir="x"),
+    )
+    assert not next(check_config(Config(content))).problems
+
+
+def test_a_palette_needs_the_decoder_that_keeps_it(data: Path) -> None:
+    for file in masks_of(data):
+        image = Image.open(file)
+        mask = Image.fromarray(np.array(image)).convert("P")
+        mask.putpalette(bytes(range(256)) * 3)
+        mask.putdata(list(np.array(image).ravel()))
+        mask.save(file)
+    assert not check(train=ade(data))["train"].problems
+    steps = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", imdecode_backend="cv2")]
+    assert "not one channel" in details(check(train=ade(data, pipeline=steps))["train"])
 
 
 def test_a_disagreement_about_the_zero_label_is_named(drawn: Path) -> None:
