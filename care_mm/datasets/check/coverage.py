@@ -14,7 +14,7 @@ MANY_SETS = "MultiDatasetsEvaluator"
 
 @dataclass(frozen=True)
 class Coverage:
-    """What to check of a data set.
+    """The extent of the check of a data set.
 
     Attributes:
         limit: Number of images to decode, evenly spaced; ``None`` for all.

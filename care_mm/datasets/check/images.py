@@ -19,6 +19,7 @@ from PIL import Image
 
 from care_mm.config import type_name
 from care_mm.datasets.check.findings import Findings, Kind, note
+from care_mm.datasets.truncation import refuse_truncated
 
 Item = TypeVar("Item")
 
@@ -53,8 +54,6 @@ _MODE_OF = {"LA": "A", "RGBA": "A", "PA": "A", "I": "DEEP", "F": "DEEP"} | {
 }
 _ORIENTATION = 0x0112  # EXIF tag: 1 is upright
 _DARK_BITS = 12  # 16-bit values up to this size become 0 to 15 of 255
-# First bytes of a format -> a mark among the last bytes of a complete file.
-_ENDINGS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG\r\n\x1a\n": b"IEND"}
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def decode(path: str | Path, loader: Loader = Loader(), keep: bool = False) -> D
     try:
         content = Path(path).read_bytes()
         mode, orientation = _header(content)
-        _refuse_truncated(content)
+        refuse_truncated(path)
         pixels = mmcv.imfrombytes(content, flag=loader.flag, backend=loader.backend)
         if pixels is None:
             return DecodedImage(error=f"{path}: {_reason(path, _pillow_error(content))}")
@@ -128,14 +127,6 @@ def _header(content: bytes) -> tuple[str, int]:
             return image.mode, image.getexif().get(_ORIENTATION, 1)
     except Exception:
         return "", 1
-
-
-def _refuse_truncated(content: bytes) -> None:
-    """Raise Pillow's error for a truncated JPEG or PNG, which OpenCV decodes without complaint."""
-    ending = next((end for mark, end in _ENDINGS.items() if content.startswith(mark)), None)
-    if ending is not None and ending not in content[-32:]:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
 
 
 def _pillow_error(content: bytes) -> Exception:

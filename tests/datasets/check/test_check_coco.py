@@ -262,9 +262,9 @@ def test_an_image_under_another_spelling_is_suggested(data: Path, spelling: str)
 
 def test_composed_and_decomposed_accents_are_the_same_name(data: Path) -> None:
     folder = data / "coco" / "train2017"
-    (folder / "000000000001.jpg").rename(folder / "caf\u00e9.jpg")
-    edit(data, lambda c: c["images"][0].update(file_name="cafe\u0301.jpg"))
-    assert_named(check(train=coco(data))["train"], "name exists elsewhere", "caf\u00e9.jpg?")
+    (folder / "000000000001.jpg").rename(folder / "\u00e9.jpg")
+    edit(data, lambda c: c["images"][0].update(file_name="e\u0301.jpg"))
+    assert_named(check(train=coco(data))["train"], "name exists elsewhere", "\u00e9.jpg?")
 
 
 def test_a_class_whose_objects_are_all_crowds_is_noted(data: Path) -> None:
