@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from importlib import import_module
 from math import isfinite
 from pathlib import Path
 
 from mmengine.config import Config
 
+from care_mm.config import find, type_name
 from care_mm.errors import InputError, one_line
 
 Curve = list[tuple[int, float]]  # steps, increasing, and values
@@ -102,7 +106,7 @@ def read_run(work_dir: str | Path) -> Run:
         raise InputError(f"work dir {work_dir}: holds no run: no */vis_data/scalars.json")
     run = Run(work_dir, _first_config(work_dir, sessions[::-1]), _first_config(work_dir, sessions))
     loop = run.config.get("train_cfg") or {}
-    run.by_epoch = bool(loop.get("by_epoch", "Iter" not in str(loop.get("type", "Epoch"))))
+    run.by_epoch = bool(loop.get("by_epoch", "Iter" not in type_name(loop)))
     for session in sessions:
         entries = list(_entries(session / "vis_data" / "scalars.json"))
         _extend(run.train, [entry for entry in entries if "iter" in entry])
@@ -119,10 +123,37 @@ def _first_config(work_dir: Path, sessions: Sequence[Path]) -> Config:
         file = session / "vis_data" / "config.py"
         if file.is_file():
             try:
-                return Config.fromfile(file)
+                return _read_config(file)
             except Exception as error:
                 raise InputError(f"config {file}: {one_line(error)}") from error
     raise InputError(f"work dir {work_dir}: holds no */vis_data/config.py")
+
+
+class _Quoted(ast.NodeTransformer):
+    """Replace each dotted name by a text."""
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.Constant:
+        """Return the name as a text."""
+        return ast.Constant(ast.unparse(node))
+
+
+def _read_config(file: Path) -> Config:
+    """Read a config that mmengine has dumped.
+
+    mmengine writes a class as ``type=mmdet.models.FPN``, a name that it does not import. Its own
+    way from such a name to the class fails where a function hides the module of the same name.
+    """
+    try:
+        config = Config.fromfile(file)
+    except NameError:
+        text = ast.unparse(_Quoted().visit(ast.parse(file.read_text())))
+        config = Config(Config.fromstring(text, ".py").to_dict(), filename=str(file))
+    for node in find(dict(config.items()), lambda node: isinstance(node.get("type"), str)):
+        module, _, name = node.type.rpartition(".")
+        if module:
+            with suppress(ImportError, AttributeError):  # a scope, as in mmdet.FPN
+                node.type = getattr(import_module(module), name)
+    return config
 
 
 def _entries(file: Path) -> Iterator[dict]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from care_mm.config import find, is_pretrained
+from care_mm.config import find, is_pretrained, type_name
 from care_mm.report.history import Run
 
 
@@ -36,16 +36,14 @@ def settings(run: Run) -> list[tuple[str, str]]:
 
 def _model(config: Config) -> str:
     model = config.get("model") or {}
-    parts = [model.get("type"), (model.get("neck") or {}).get("type")]
-    head = model.get("decode_head") or {}
-    parts += [head.get("type")] if isinstance(head, Mapping) else []
-    return ", ".join(str(part) for part in parts if part)
+    parts = [type_name(part) for part in (model, model.get("neck"), model.get("decode_head"))]
+    return ", ".join(part for part in parts if part)
 
 
 def _backbone(config: Config) -> str:
     backbone = (config.get("model") or {}).get("backbone") or {}
     rest = {k: v for k, v in backbone.items() if k not in ("type", "init_cfg")}
-    return " ".join([str(backbone.get("type", "")), *_pairs(rest)]).strip()
+    return " ".join([type_name(backbone), *_pairs(rest)]).strip()
 
 
 def _weights(config: Config) -> str:
@@ -84,12 +82,13 @@ def _length(run: Run) -> str:
 def _optimizer(config: Config) -> str:
     wrapper = config.get("optim_wrapper") or {}
     optimizer = dict(wrapper.get("optimizer") or {})
-    parts = [str(optimizer.pop("type", "")), *_pairs(optimizer)]
+    parts = [type_name(optimizer)]
+    parts += _pairs({key: value for key, value in optimizer.items() if key != "type"})
     if wrapper.get("clip_grad"):
         parts.append("clip " + " ".join(_pairs(wrapper["clip_grad"])))
     if wrapper.get("accumulative_counts", 1) > 1:
         parts.append(f"accumulated over {wrapper['accumulative_counts']}")
-    if str(wrapper.get("type", "")).startswith("Amp"):
+    if type_name(wrapper).startswith("Amp"):
         parts.append("mixed precision")
     return ", ".join(part for part in parts if part)
 
@@ -97,7 +96,7 @@ def _optimizer(config: Config) -> str:
 def _schedule(config: Config) -> str:
     schedule = config.get("param_scheduler") or []
     parts = schedule if isinstance(schedule, list | tuple) else [schedule]
-    return ", ".join(str(part.get("type")) for part in parts)
+    return ", ".join(type_name(part) for part in parts)
 
 
 def _software(environment: Mapping[str, str]) -> Iterator[str]:

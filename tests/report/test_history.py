@@ -9,9 +9,11 @@ import tool
 from mmengine.config import Config
 from report.conftest import write_session
 
+from care_mm import CARETransformer
 from care_mm.errors import InputError
 from care_mm.report import read_run
 from care_mm.report.history import main_metric
+from care_mm.report.settings import settings
 
 
 def test_steps_that_a_resumed_run_repeats_count_once(work_dir: Path) -> None:
@@ -75,3 +77,16 @@ def test_work_dir_without_training_is_refused(tmp_path: Path) -> None:
     write_session(tmp_path, 1, range(0), range(1, 3))
     with pytest.raises(InputError, match="no training was logged"):
         read_run(tmp_path)
+
+
+def test_config_with_classes_as_types_is_read(work_dir: Path) -> None:
+    """mmengine dumps a class as a name that it does not import."""
+    (file,) = work_dir.glob("*02_*/vis_data/config.py")
+    text = file.read_text().replace("type='CARETransformer'", "type=care_mm.\n  CARETransformer")
+    text += "loss = dict(type='mmdet.models.losses.smooth_l1_loss.L1Loss')\n"
+    file.write_text(text)
+    run = read_run(work_dir)
+    assert run.config.model.backbone.type is CARETransformer
+    assert run.config.loss.type.__name__ == "L1Loss"
+    assert Path(run.config.filename) == file
+    assert dict(settings(run))["backbone"] == "CARETransformer arch s0"
