@@ -123,3 +123,19 @@ def test_every_is_checked(folder: Path, tmp_path: Path, capsys, every: int) -> N
     files = (CONFIGS["classification"], folder / "classification.pth", folder / "in")
     line = tool.refusal(capsys, "infer", *files, "--out-dir", tmp_path, "--every", every)
     assert f"--every {every}" in line
+
+
+def test_a_folder_that_cannot_be_written_is_named_first(folder: Path, tmp_path, capsys) -> None:
+    (tmp_path / "file").touch()
+    files = (CONFIGS["classification"], folder / "classification.pth", folder / "in")
+    line = tool.refusal(capsys, "infer", *files, "--out-dir", tmp_path / "file" / "out")
+    assert "--out-dir" in line
+
+
+def test_a_work_dir_stands_for_its_newest_checkpoint(folder: Path, tmp_path, capsys) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "epoch_1.pth").write_bytes((folder / "classification.pth").read_bytes())
+    args = (tmp_path / "run", folder / "in" / "red.png", "--out-dir", tmp_path / "out")
+    tool.call("infer", CONFIGS["classification"], *args, "--device", "cpu")
+    assert "1 image predicted" in capsys.readouterr().out
+    assert (tmp_path / "out" / "predictions.json").is_file()

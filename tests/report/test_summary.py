@@ -64,3 +64,28 @@ def test_report_that_fails_is_logged_and_does_not_fail_the_run(runner, caplog) -
     SummaryHook().after_train(runner)
     (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert "report.html was not written: InputError: work dir" in warning
+
+
+def test_metrics_without_a_value_are_said_with_their_cause(runner, caplog) -> None:
+    caplog.set_level("INFO")
+    values = {"val/coco/bbox_mAP": -1.0, "val/mIoU": float("nan"), "val/coco/bbox_mAP_l": -1.0}
+    runner.message_hub.update_scalars(values)
+    SummaryHook(report=False).after_train(runner)
+    table = table_of(caplog)
+    assert "no annotation" in table["coco/bbox_mAP"] and table["coco/bbox_mAP"].startswith("-1")
+    assert "no annotation" in table["mIoU"] and table["mIoU"].startswith("nan")
+    assert "coco/bbox_mAP_l" not in table
+
+
+@pytest.mark.parametrize("part", ["draw_charts", "_predictions", "write_report", "read_run"])
+def test_nothing_that_fails_at_the_end_fails_the_run(
+    runner, caplog, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError("no colour left")
+
+    monkeypatch.setattr(f"care_mm.report.summary.{part}", fail)
+    runner.val_loop = runner.val_dataloader = SimpleNamespace(dataset=[])
+    caplog.set_level("INFO")
+    SummaryHook(num_worst=0).after_train(runner)
+    assert "was not written: " in caplog.text and "checkpoints" in table_of(caplog)

@@ -68,6 +68,16 @@ def test_images_without_truth_are_not_judged(images: Images) -> None:
     assert (judgement.rated, judgement.total, judgement.task, judgement.worst) == (0, 5, None, [])
 
 
+def test_an_image_that_fails_costs_only_itself(images: Images, tmp_path: Path) -> None:
+    """One sample cannot be predicted, and the file of one is gone when it is drawn."""
+    images[0] = dict(data_samples=None)
+    (tmp_path / "1.png").unlink()
+    judgement = judged(images, num_worst=2)
+    assert [image.name for image in judgement.worst] == ["3.png"]
+    assert judgement.rated == 4 and len(judgement.problems) == 2
+    assert "1.png: cannot be drawn" in judgement.problems[1]
+
+
 def test_run_without_checkpoints_is_refused(work_dir: Path, capsys) -> None:
     (work_dir / "epoch_2.pth").unlink()
     assert "holds no checkpoint" in tool.refusal(capsys, "report", work_dir)

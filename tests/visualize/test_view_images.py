@@ -50,3 +50,17 @@ def test_image_without_detections_has_no_grad_cam(folder: Path, tmp_path, capsys
     tool.call("visualize", *files, "--out-dir", tmp_path, "--score-thr", 1.1)
     assert "no Grad-CAM" in capsys.readouterr().out
     assert (tmp_path / "sheet.png").is_file() and not list(tmp_path.glob("gradcam*"))
+
+
+def test_an_exported_file_is_refused_in_words_that_help(folder: Path, tmp_path, capsys) -> None:
+    (tmp_path / "model.onnx").touch()
+    files = (CONFIGS["detection"], tmp_path / "model.onnx", folder / "image.png")
+    line = tool.refusal(capsys, "visualize", *files, "--out-dir", tmp_path / "seen")
+    assert "give the checkpoint" in line and not (tmp_path / "seen").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named_first(folder: Path, tmp_path, capsys) -> None:
+    (tmp_path / "file").touch()
+    files = (CONFIGS["detection"], folder / "detection.pth", folder / "image.png")
+    line = tool.refusal(capsys, "visualize", *files, "--out-dir", tmp_path / "file" / "seen")
+    assert "--out-dir" in line
