@@ -45,13 +45,21 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--what", choices=WHAT, default="model", help="default: %(default)s")
     parser.add_argument(
-        "--argmax", action="store_true", help="write the best class of a segmentor, not its logits"
+        "--argmax",
+        action="store_true",
+        help="write the class of each pixel of a segmentor, not logits",
     )
     parser.add_argument(
         "--precision", choices=PRECISIONS, default="fp32", help="default: %(default)s"
     )
     parser.add_argument(
         "--calibration", type=Path, metavar="FOLDER", help="typical images, needed for int8"
+    )
+    parser.add_argument(
+        "--opset",
+        type=int,
+        metavar="N",
+        help="opset of an ONNX file, 17 to 20, for old runtimes; default: 20, the fastest",
     )
     return parser.parse_args(argv)
 
@@ -72,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         labels=args.argmax,
         precision=args.precision,
         calibration=args.calibration,
+        opset=args.opset,
     )
     settings.check()
     try:

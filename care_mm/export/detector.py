@@ -137,9 +137,9 @@ class Detector(nn.Module):
 
         Returns:
             ``boxes`` (D, 4) as x1, y1, x2, y2 in pixels, best first; ``scores`` (D,); ``labels``
-            (D,); ``valid`` (D,), false for detections up to ``score_thr`` and for fill-ups; and
-            for a detector with masks, ``masks`` (D, 28, 28), probabilities in the frame of each
-            box.
+            (D,); ``valid`` (D,), false for detections with a score of ``score_thr`` or less and
+            for padding entries; and for a detector with masks, ``masks`` (D, 28, 28),
+            probabilities in the frame of each box.
         """
         height, width = image.shape[2:]
         levels = self.dense(pad_to_multiple(image, self.divisor))

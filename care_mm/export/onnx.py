@@ -10,13 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from care_mm.errors import InputError, one_line
 from care_mm.export.graphs import INPUT, read_metadata
 from care_mm.export.program import Program, needs, opened
 from care_mm.export.target import Source, Target, quiet
 from care_mm.export.trace import WHOLE
 
-# The first opset with GELU as one operator: S0 takes a sixth less time in ONNX Runtime.
-OPSET = 20
+# 20 is the first opset with GELU as one operator: S0 takes a sixth less time in ONNX Runtime. torch
+# writes 18 and later, and expresses GELU with Erf before 20.
+OPSETS = (20, 19, 18, 17)
+_OLDEST_OF_TORCH = 18
+# Attributes that opset 18 added, with the value that means the behaviour of opset 17.
+_NEW_IN_18 = {"antialias": 0, "keep_aspect_ratio_policy": b"stretch", "noop_with_empty_axes": 0}
 PROPERTY = "care_mm"  # key of the description among the file's properties
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
@@ -60,28 +65,68 @@ class Onnx(Target):
     program = OnnxProgram
     packages = ("onnx", "onnxscript", "onnxruntime")
     precisions = ("fp32", "fp16", "int8")
+    opsets = OPSETS
     casts: ClassVar = {"fp16": torch.float16}
 
     def convert(self, source: Source, path: Path) -> list[str]:
-        """Write an ``.onnx`` file; ``int8`` quantises the convolutions alone."""
+        """Write an ``.onnx`` file; ``int8`` quantises the convolutions alone.
+
+        The file has the lowest IR version of its opset, for old runtimes.
+
+        Raises:
+            InputError: The opset lacks one of the operators.
+        """
         from onnx import helper
 
+        opset = source.opset or self.opsets[0]
         with quiet(*_LOGGERS):
             program = torch.onnx.export(
                 source.parts[WHOLE].exported,
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=max(opset, _OLDEST_OF_TORCH),
                 input_names=[INPUT],
                 output_names=list(source.outputs),
                 verbose=False,
             )
         model = program.model_proto
+        if opset < _OLDEST_OF_TORCH:
+            lower_to_17(model)
+        model.ir_version = helper.find_min_ir_version_for(model.opset_import)
         helper.set_model_props(model, {PROPERTY: source.about})
         path.write_bytes(model.SerializeToString())
-        if source.precision != "int8":
-            return []
-        _quantise(path, source.samples)
-        return [f"convolutions in 8 bits, ranges from {len(source.samples)} images"]
+        lines = [f"opset {opset}, IR version {model.ir_version}"]
+        if source.precision == "int8":
+            _quantise(path, source.samples)
+            lines.append(f"convolutions in 8 bits, ranges from {len(source.samples)} images")
+        return lines
+
+
+def lower_to_17(model: Any) -> None:
+    """Rewrite a model of opset 18 for opset 17, in place.
+
+    Raises:
+        InputError: An operator has no equal in opset 17.
+    """
+    from onnx import checker, helper, numpy_helper
+
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        reduces = node.op_type.startswith("Reduce") and node.op_type != "ReduceSum"
+        if reduces and len(node.input) == 2 and node.input[1] in constants:
+            axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
+            del node.input[1:]
+            node.attribute.append(helper.make_attribute("axes", axes))
+        for attribute in list(node.attribute):
+            # The checker refuses what is left of the attributes that opset 18 added.
+            default = _NEW_IN_18.get(attribute.name)
+            if attribute.name == "num_outputs" or default == helper.get_attribute_value(attribute):
+                node.attribute.remove(attribute)
+    model.opset_import[0].version = 17
+    try:
+        checker.check_model(model)
+    except checker.ValidationError as error:
+        reason = one_line(error, 200)
+        raise InputError(f"--opset 17: the model needs a later opset ({reason})") from error
 
 
 def _quantise(path: Path, samples: Sequence[Tensor]) -> None:

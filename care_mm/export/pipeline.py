@@ -43,6 +43,7 @@ class ExportSettings:
         labels: Write the label of each pixel of a segmentor instead of logits.
         precision: ``'fp32'``, or another precision of the target.
         calibration: A folder of images, for ``'int8'``.
+        opset: One of the target's ``opsets``; ``None`` for the first.
     """
 
     format: str
@@ -52,6 +53,7 @@ class ExportSettings:
     labels: bool = False
     precision: str = "fp32"
     calibration: Path | None = None
+    opset: int | None = None
 
     @property
     def target(self) -> Target:
@@ -72,6 +74,9 @@ class ExportSettings:
             raise InputError(f"--precision {self.precision}: for {self.format} there is {choices}")
         if (self.precision == "int8") != (self.calibration is not None):
             raise InputError("--precision int8 and --calibration FOLDER go together")
+        if self.opset is not None and self.opset not in target.opsets:
+            choices = ", ".join(map(str, target.opsets)) or "no choice"
+            raise InputError(f"--opset {self.opset}: for {self.format} there is {choices}")
         target.require()
 
 
@@ -104,7 +109,12 @@ def export(
     try:
         path = folder / out.name
         lines = settings.target.write(
-            graph, path, shape=shape, precision=precision, samples=samples
+            graph,
+            path,
+            shape=shape,
+            precision=precision,
+            samples=samples,
+            opset=settings.opset,
         )
         program = settings.target.open(path)
         program = assembled(model, program) if program else verify.Folded(graph)

@@ -30,6 +30,7 @@ class Source:
             :func:`care_mm.export.graphs.read_metadata`.
         precision: One of the target's ``precisions``.
         samples: Images (1, 3, H, W), from which ``int8`` takes the ranges of activations.
+        opset: One of the target's ``opsets``; ``None`` for the first.
     """
 
     parts: Mapping[str, Part]
@@ -37,6 +38,7 @@ class Source:
     about: str
     precision: str = "fp32"
     samples: Sequence[Tensor] = ()
+    opset: int | None = None
 
 
 class Target(ABC):
@@ -50,6 +52,7 @@ class Target(ABC):
         companions: Suffixes of the files that are written next to it.
         packages: Packages that writing a file needs.
         precisions: Values of ``--precision``, of which ``fp32`` is the first.
+        opsets: Values of ``--opset``, of which the first is the default; empty if there are none.
         casts: Precision to the dtype that the module is converted to before tracing.
         fixed_shape: Whether a file accepts a single input size only.
         whole_detector: Whether a file holds a detector up to its final boxes and masks, instead of
@@ -62,6 +65,7 @@ class Target(ABC):
     companions: ClassVar[tuple[str, ...]] = ()
     packages: ClassVar[tuple[str, ...]]
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    opsets: ClassVar[tuple[int, ...]] = ()
     casts: ClassVar[Mapping[str, torch.dtype]] = {}
     fixed_shape: ClassVar[bool] = False
     whole_detector: ClassVar[bool] = True
@@ -79,6 +83,7 @@ class Target(ABC):
         batch: int = 1,
         precision: str = "fp32",
         samples: Sequence[Tensor] = (),
+        opset: int | None = None,
     ) -> list[str]:
         """Trace a graph and write it to a file.
 
@@ -89,6 +94,7 @@ class Target(ABC):
             batch: Images of an input of fixed size. An open size has an open batch.
             precision: One of ``precisions``.
             samples: Images (1, 3, H, W), from which ``int8`` takes the ranges of activations.
+            opset: One of ``opsets``; ``None`` for the first.
 
         Returns:
             Lines that describe the file.
@@ -102,7 +108,8 @@ class Target(ABC):
         parts = trace(graph, shape, batch, divide=not self.whole_detector)
         batched = graph.batched and shape is None
         about = graph.metadata(shape=shape, batched=batched, precision=precision)
-        return self.convert(Source(parts, graph.outputs, about, precision, samples), path)
+        source = Source(parts, graph.outputs, about, precision, samples, opset)
+        return self.convert(source, path)
 
     @abstractmethod
     def convert(self, source: Source, path: Path) -> list[str]:

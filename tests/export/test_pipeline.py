@@ -43,6 +43,8 @@ def test_an_existing_file_is_kept(job: MakeJob, tmp_path: Path, capsys, companio
         (("--format", "onnx", "--out", "no/x.onnx"), "there is no folder"),
         (("--format", "executorch", "--out", "x.pte", "--precision", "int8"), "fp32, fp16"),
         (("--format", "onnx", "--out", "x.onnx", "--precision", "int8"), "--calibration"),
+        (("--format", "onnx", "--out", "x.onnx", "--opset", 16), "there is 20, 19, 18, 17"),
+        (("--format", "openvino", "--out", "x.xml", "--opset", 17), "there is no choice"),
         (("--format", "onnx", "--out", "x.onnx", "--shape", 16, 64), "at least 32"),
         (("--format", "onnx", "--out", "x.onnx", "--argmax"), "for segmentors"),
     ],

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from export.conftest import MakeFile
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from care_mm.errors import InputError
 from care_mm.export import verify
 from care_mm.export.graphs import graph_of_module
+from care_mm.export.onnx import lower_to_17
 from care_mm.export.runtimes import TARGETS
 from care_mm.export.stand_in import open_program
 
@@ -48,6 +51,53 @@ def test_an_onnx_file_says_what_it_is_and_has_standard_operators(exported: MakeF
     kinds = {node.op_type for node in model.graph.node}
     assert {"NonMaxSuppression", "RoiAlign"} <= kinds
     assert {node.domain for node in model.graph.node} == {""}
+
+
+def test_an_old_opset_has_a_low_ir_version_and_no_gelu(exported: MakeFile) -> None:
+    file = exported("classifier", "c17.onnx", "--opset", 17)
+    model = onnx.load(file)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
+    assert model.ir_version == 8
+    kinds = {node.op_type for node in model.graph.node}
+    assert "Erf" in kinds and "Gelu" not in kinds
+    assert difference_from_onnx(file, exported("classifier", "c.onnx"), (64, 96)) <= 1e-4
+
+
+@pytest.mark.parametrize(("antialias", "lowered"), [(None, True), (0, True), (1, False)])
+def test_opset_17_is_refused_where_it_lacks_an_operator(
+    antialias: int | None, lowered: bool
+) -> None:
+    options = {} if antialias is None else {"antialias": antialias}
+    nodes = [
+        onnx.helper.make_node("ReduceMean", ["x", "axes"], ["y"], noop_with_empty_axes=0),
+        onnx.helper.make_node("Resize", ["y", "", "", "size"], ["z"], mode="linear", **options),
+    ]
+    constants = {"axes": [2], "size": [1, 3, 1, 8]}
+    kinds = {"x": [1, 3, 4, 4], "z": [1, 3, 1, 8]}
+    x, z = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in kinds.items()
+    )
+    graph = onnx.helper.make_graph(
+        nodes,
+        "graph",
+        [x],
+        [z],
+        [onnx.numpy_helper.from_array(np.array(v), name) for name, v in constants.items()],
+    )
+    opset = onnx.helper.make_opsetid("", 18)
+    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    onnx.checker.check_model(model)
+    if not lowered:
+        with pytest.raises(InputError, match=r"--opset 17: the model needs a later opset"):
+            lower_to_17(model)
+        return
+    lower_to_17(model)
+    images = np.random.default_rng(0).random((1, 3, 4, 4)).astype(np.float32)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    expected = images.mean(2, keepdims=True)
+    (actual,) = session.run(None, {"x": images})
+    np.testing.assert_allclose(actual[..., [0, -1]], expected[..., [0, -1]], rtol=1e-5)
 
 
 def test_openvino_equals_onnx(exported: MakeFile) -> None:
