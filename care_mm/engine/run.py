@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 from care_mm.checkpoint.loaders import safe_loading
 from care_mm.config import find, type_name, without_pretrained
+from care_mm.datasets.check.coverage import result_files
 from care_mm.engine.hooks import ensure_guards
 from care_mm.engine.hooks.interrupt import clean_stop
 from care_mm.engine.lock import locked
@@ -187,4 +188,7 @@ def test(config: Config, checkpoint: str, allow_partial: bool = False) -> dict[s
         runner = _build(config)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         load_weights(model, checkpoint, allow_partial)
-        return runner.test()
+        metrics = runner.test()
+        for place in result_files(config.get("test_evaluator")):
+            print_log(f"predictions are in {place}", logger="current")
+        return metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,3 +61,15 @@ def coco_metrics(coverage: Coverage) -> list[Mapping]:
         for metric in coverage.metrics or ()
         if type_name(metric) in COCO_METRICS and not metric.get("format_only")
     ]
+
+
+def result_files(evaluator: Any) -> list[str]:
+    """Return the files and folders that metrics with ``format_only`` have written."""
+    places: list[str] = []
+    for metric in metrics_of(evaluator):
+        if metric.get("format_only"):
+            if prefix := metric.get("outfile_prefix"):
+                places += sorted(glob.glob(f"{glob.escape(prefix)}.*.json"))
+            elif folder := metric.get("output_dir"):
+                places.append(str(folder))
+    return places

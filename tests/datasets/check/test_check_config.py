@@ -11,6 +11,7 @@ from checking import ade, assert_named, check, coco, details, edit, folders
 from mmengine.config import Config
 
 from care_mm.datasets.check import check_config, refuse_bad_annotations
+from care_mm.datasets.check.coverage import result_files
 from care_mm.datasets.shapes import OBJECTS
 from care_mm.errors import InputError
 
@@ -210,3 +211,13 @@ def test_top_5_of_three_classes_is_named(drawn: Path) -> None:
 def test_a_split_that_is_not_in_the_config_is_an_error() -> None:
     with pytest.raises(InputError, match="no val_dataloader"):
         list(check_config(Config(dict(default_scope="mmdet")), ("val",)))
+
+
+def test_written_predictions_are_found(tmp_path: Path) -> None:
+    prefix = tmp_path / "res"
+    for kind in ("bbox", "segm"):
+        (tmp_path / f"res.{kind}.json").touch()
+    metric = dict(type="CocoMetric", format_only=True, outfile_prefix=str(prefix))
+    assert result_files([metric]) == [f"{prefix}.bbox.json", f"{prefix}.segm.json"]
+    assert result_files(dict(type="IoUMetric", format_only=True, output_dir="masks")) == ["masks"]
+    assert result_files({**metric, "format_only": False}) == result_files(None) == []
