@@ -25,12 +25,13 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def prepare_folder(folder: str | Path, option: str) -> None:
+def prepare_folder(folder: str | Path, option: str, keep: bool = True) -> None:
     """Create a folder for results and check that it is writable, before anything is computed.
 
     Args:
         folder: The folder.
         option: The option that named it, for the message.
+        keep: Keep a folder that is new; otherwise it is only tried.
 
     Raises:
         InputError: The folder cannot be created or written to, or the disk is full.
@@ -46,6 +47,10 @@ def prepare_folder(folder: str | Path, option: str) -> None:
             probe.write_bytes(bytes(4096))
         finally:
             probe.unlink(missing_ok=True)
+            for new in (folder, *folder.absolute().parents) if not keep else ():
+                if new.samefile(existing):
+                    break
+                new.rmdir()
     except OSError as error:
         raise InputError(
             f"{option} {folder}: cannot be written ({error.strerror or error}): is it read-only, "

@@ -31,3 +31,13 @@ def test_a_writable_folder_is_left_empty(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     prepare_folder("c", "--work-dir")
     assert list((tmp_path / "c").iterdir()) == []
+
+
+def test_a_folder_that_is_only_tried_does_not_stay(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    prepare_folder("a/b", "--out-dir", keep=False)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a").mkdir()
+    prepare_folder(tmp_path / "a" / "b" / "c", "--out-dir", keep=False)
+    prepare_folder("a", "--out-dir", keep=False)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a"]

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     output = Output(Path(args.out_dir), args.score_thr, args.every, args.frames)
     files = find_files(args.inputs)
     output.refuse_existing(files)
-    prepare_folder(output.folder, "--out-dir")
+    prepare_folder(output.folder, "--out-dir", keep=False)
     config = load_config(args.config, args.cfg_options)
     with cli.trust_of(args):
         checkpoint = find_checkpoint(args.checkpoint)

@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "was exported from"
         )
     refuse_existing(Path(args.out_dir, SHEET), "--out-dir")
-    prepare_folder(args.out_dir, "--out-dir")
+    prepare_folder(args.out_dir, "--out-dir", keep=False)
     config = load_config(args.config, args.cfg_options)
     with cli.trust_of(args):
         predictor = Predictor(config, checkpoint, args.device, args.allow_partial)
