@@ -20,6 +20,7 @@ from care_mm.tasks import Task, task_of_config, task_of_sample
 
 # Larger images are drawn smaller: the time grows with the size, to minutes for 100 megapixels.
 MAX_PIXELS = 10_000_000
+MAX_LABELLED_PIXELS = 2_500_000  # mmseg sorts the pixels of a class in Python to place its name
 # For a config without a visualizer that draws predictions.
 _VISUALIZERS = {
     Task.DETECTION: "mmdet.DetLocalVisualizer",
@@ -58,9 +59,14 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
 
-def is_drawn_smaller(image: np.ndarray) -> bool:
+def max_pixels(sample: Any) -> int:
+    """Return the largest number of pixels at which :func:`draw` draws a data sample."""
+    return MAX_LABELLED_PIXELS if task_of_sample(sample) is Task.SEGMENTATION else MAX_PIXELS
+
+
+def is_drawn_smaller(image: np.ndarray, sample: Any) -> bool:
     """Whether :func:`draw` reduces an image, (H, W, ...)."""
-    return image.shape[0] * image.shape[1] > MAX_PIXELS
+    return image.shape[0] * image.shape[1] > max_pixels(sample)
 
 
 def draw(
@@ -80,12 +86,12 @@ def draw(
         score_thr: Detections below this score are not drawn.
 
     Returns:
-        (H, W, 3) uint8 RGB, of the same size, or of at most ``MAX_PIXELS``.
+        (H, W, 3) uint8 RGB, of the same size, or of at most :func:`max_pixels`.
     """
     task, show = task_of_sample(sample), {"draw_gt": truth, "draw_pred": not truth}
     if task is Task.DETECTION:
         sample = _visible(sample, score_thr)
-    if is_drawn_smaller(image):
+    if is_drawn_smaller(image, sample):
         image, sample = _reduced(image, sample)
     if task is Task.CLASSIFICATION:
         classes = visualizer.dataset_meta.get("classes")
@@ -131,9 +137,9 @@ def _visible(sample: Any, score_thr: float) -> Any:
 
 
 def _reduced(image: np.ndarray, sample: Any) -> tuple[np.ndarray, Any]:
-    """Return an image and its data sample at ``MAX_PIXELS``."""
+    """Return an image and its data sample with :func:`max_pixels`."""
     height, width = image.shape[:2]
-    scale = math.sqrt(MAX_PIXELS / (height * width))
+    scale = math.sqrt(max_pixels(sample) / (height * width))
     size = max(1, int(height * scale)), max(1, int(width * scale))
     rows = torch.arange(size[0]) * height // size[0]
     columns = torch.arange(size[1]) * width // size[1]

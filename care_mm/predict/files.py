@@ -19,7 +19,7 @@ from PIL import Image
 
 from care_mm.errors import InputError, one_line, refuse_existing
 from care_mm.files import prepare_folder, write_bytes
-from care_mm.predict.draw import MAX_PIXELS, as_rgb, is_drawn_smaller
+from care_mm.predict.draw import as_rgb, is_drawn_smaller
 from care_mm.predict.predictor import Predictor, naming
 from care_mm.predict.video import VIDEO_SUFFIXES, Video, writing
 
@@ -167,8 +167,8 @@ class Results:
         yield f"{' and '.join(said) or '0 images'} predicted"
         if self.reduced:
             yield (
-                f"{self.reduced:,} of them were drawn with {MAX_PIXELS // 1_000_000} megapixels, "
-                "because larger images take minutes to draw; predictions.json has the full size"
+                f"{self.reduced:,} of them were drawn smaller than they are, because that many "
+                "pixels take minutes to draw; predictions.json has the full size"
             )
         if self.dark:
             yield (
@@ -254,7 +254,7 @@ def _image(
     except InputError as error:
         results.problems.append(str(error))
         return
-    results.reduced += is_drawn_smaller(loaded["img"])
+    results.reduced += is_drawn_smaller(loaded["img"], sample)
     write_png(drawn, output.target(name, path))
 
 
@@ -306,9 +306,9 @@ def _draw_frames(
                     frames.append({"frame": number, **predictor.record(sample)})
                 results.frames += 1
                 image = predictor.draw(loaded, sample, output.score_thr)
+                results.reduced += is_drawn_smaller(frame, sample)
             except InputError as error:
                 results.problems.append(str(error))
-            results.reduced += is_drawn_smaller(frame)
             yield number, image
     except InputError as error:
         results.problems.append(str(error))

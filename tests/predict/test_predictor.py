@@ -13,6 +13,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmpretrain.structures import DataSample
 from mmseg.structures import SegDataSample
 from PIL import Image
+from pycocotools import mask as mask_coder
 from untrained import CONFIGS, write_checkpoint
 
 from care_mm.config import load_config
@@ -49,6 +50,18 @@ def test_records_hold_the_predictions_of_each_task(predictor: Predictor) -> None
         {"label": 1, "class": "cube", "score": 0.9},
     ]
     assert json.loads(json.dumps(records)) == records
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (30, 40)])
+def test_masks_are_recorded_as_they_are(predictor: Predictor, size: tuple[int, int]) -> None:
+    masks = torch.rand(2, *size, generator=torch.Generator().manual_seed(0)) > 0.5
+    sample = DetDataSample()
+    sample.pred_instances = InstanceData(
+        bboxes=torch.ones(2, 4), labels=torch.tensor([0, 1]), scores=torch.ones(2), masks=masks
+    )
+    records = predictor.record(sample)["instances"]
+    for record, expected in zip(records, masks.numpy(), strict=True):
+        np.testing.assert_array_equal(mask_coder.decode(record["mask"]), expected)
 
 
 def test_classes_without_a_name_are_recorded_by_number(predictor: Predictor) -> None:
