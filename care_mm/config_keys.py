@@ -33,14 +33,14 @@ from torch.utils.data import DataLoader
 
 from care_mm.errors import InputError, did_you_mean
 
-# What the Runner reads from a config without an argument of that name, and what commands read.
+# Names that the Runner or our commands read, although no argument of the Runner has them.
 _READ_BESIDES = {
     *("runner_type", "model_wrapper_cfg", "find_unused_parameters", "compile", "strategy"),
     *("custom_imports", "tta_model", "tta_pipeline", "classes", "metainfo"),
 }
 _DEFAULT_HOOKS = {
     *("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint"),
-    *("visualization", "finite", "data", "randomness", "weights", "interrupt"),
+    *("visualization", "finite", "data", "randomness", "weights", "resume", "interrupt", "drawing"),
 }
 # Dicts without a type: name -> keys that are read. Any key is read from ``custom_keys``.
 _UNTYPED = {

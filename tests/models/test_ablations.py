@@ -25,7 +25,7 @@ def backbone(switches: dict, **options) -> CARETransformer:
     return CARETransformer({**TINY, **switches}, **options)
 
 
-# What the switches mean
+# Meaning of the switches
 
 
 def block(mem_dim: int = 4, head_dim: int | None = None, **switches) -> CAREBlock:

@@ -1,4 +1,4 @@
-"""What every variant of CARE must do, whatever its size and switches.
+"""Requirements for every variant of CARE, of any size and with any switches.
 
 The variants are the published sizes, the ablations of ``configs/ablation`` with fewer blocks, and
 small models with every combination of the switches. Weights, statistics and layer scales are drawn

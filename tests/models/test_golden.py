@@ -33,7 +33,7 @@ PUBLISHED = {
 
 
 def classifier(arch: str) -> torch.nn.Module:
-    """What ``configs/care_*_imagenet.py`` describes, all four stages given, without drop path."""
+    """Build the model of ``configs/care_*_imagenet.py`` with all four stages and no drop path."""
     config = load_config(
         CONFIGS / f"care_{arch}_imagenet.py", {"model.backbone.drop_path_rate": 0.0}
     )

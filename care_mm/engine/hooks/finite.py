@@ -25,8 +25,8 @@ ADVICE = (
     "nothing was updated; check the batch, lower the learning rate, or clip gradients "
     "(optim_wrapper.clip_grad)"
 )
-# What is not finite in a process. The lowest of all processes is reported: a bad loss in one makes
-# the gradients of all bad, but only that one has the images.
+# Kinds of values that are not finite in a process. The lowest kind of all processes is reported: a
+# bad loss in one process spoils the gradients of all, but only that process has the images.
 LOSS, GRADIENT, NOTHING = range(3)
 
 

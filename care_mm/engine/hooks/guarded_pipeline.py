@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.logging import print_log
-from PIL import Image
 
+from care_mm.datasets.truncation import refuse_truncated
 from care_mm.errors import InputError, one_line
 
 ADVICE = "tools/check_data.py checks all of them"
-# First bytes of a format -> a mark among the last bytes of a complete file.
-ENDINGS = {b"\xff\xd8\xff": b"\xff\xd9", b"\x89PNG\r\n\x1a\n": b"IEND"}
 
 
 class BadSample(Exception):
@@ -32,26 +30,15 @@ class BadSample(Exception):
 
 
 def check_complete(path: str | Path) -> None:
-    """Detect truncated JPEG and PNG files, which OpenCV decodes without complaint.
-
-    Only a file without its end mark is decoded; other files cost a read of a few bytes.
+    """Detect truncated JPEG and PNG files; see :func:`refuse_truncated`.
 
     Raises:
         BadSample: The file is cut short.
     """
-    with open(path, "rb") as file:
-        start = file.read(8)
-        ending = next((end for mark, end in ENDINGS.items() if start.startswith(mark)), None)
-        if ending is None:
-            return
-        file.seek(max(0, os.fstat(file.fileno()).st_size - 32))
-        if ending in file.read():
-            return
     try:
-        with Image.open(path) as image:
-            image.load()
-    except Exception as error:
-        raise BadSample(f"cut short or damaged ({_reason(error)})") from error
+        refuse_truncated(path)
+    except InputError as error:
+        raise BadSample(str(error)) from error
 
 
 def _reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 from care_mm.errors import InputError
 
-# What a scheduler counts while it runs; everything else in its state comes from the config.
+# Counters that change while a scheduler runs. The rest of its state comes from the config.
 _COUNTED = {"last_step", "_global_step", "_last_value", "verbose", "base_values", "optimizer"}
 _ADVICE = (
     "the run keeps the checkpoint's value; for the config's, start another run from the weights "
@@ -59,7 +59,7 @@ def _differences(runner: Runner, checkpoint: Mapping[str, Any]) -> Iterator[str]
     yield from _difference("the number of param_scheduler entries", len(states), len(schedulers))
     for i, (scheduler, state) in enumerate(zip(schedulers, states, strict=False)):
         settings = scheduler.state_dict()
-        # What a config gives comes before what schedulers derive from it.
+        # Schedulers derive other values from `end`, so `end` is reported first.
         keys = sorted(set(settings) & set(state) - _COUNTED, key=lambda key: (key != "end", key))
         found = [
             text

@@ -16,7 +16,7 @@ CLASSES = ("ball", "cube", "star")
 
 
 def run_of(lr=0.1, end=8, decay=0.0, classes=CLASSES, milestones=(4, 6)) -> SimpleNamespace:
-    """What a hook sees of a runner that resumes."""
+    """Build the parts of a resuming runner that the hook reads."""
     warnings: list[str] = []
     optimizer = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=lr, weight_decay=decay)
     schedulers = [
