@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmengine.config import Config
 
+from care_mm import config_keys
 from care_mm.engine.hooks import GUARDS, ensure_guards
 from care_mm.engine.hooks.checkpoint import AtomicCheckpointHook
 
@@ -21,3 +22,7 @@ def test_hook_that_is_none_stays_off() -> None:
     config = Config(dict(default_hooks=dict(finite=None), custom_hooks=[dict(type="MyHook")]))
     ensure_guards(config)
     assert "finite" not in config.default_hooks
+
+
+def test_every_guard_may_be_named_in_an_option() -> None:
+    assert set(GUARDS) <= config_keys._DEFAULT_HOOKS
