@@ -106,7 +106,7 @@ LAUNCHED = {"dist_train": "train", "slurm_train": "train", "dist_test": "test"}
 
 @pytest.fixture(scope="module")
 def usage() -> dict[str, str]:
-    """What each command prints for ``--help``."""
+    """Return what each command prints for ``--help``."""
     printed = {}
     for file in tool.TOOLS.glob("*.py"):
         output = io.StringIO()

@@ -301,7 +301,7 @@ def make(clone: Path, target: str, uv: str = "exit 0", **env: str) -> subprocess
     return subprocess.run(["make", target], cwd=clone, env=env, capture_output=True, text=True)
 
 
-# What the stand-in for the environment's Python does: it names torch's build, or "compiles" mmcv.
+# A stand-in for the environment's Python: it prints the build of torch, or "compiles" mmcv.
 PYTHON = r"""
 echo "python $*" >> calls
 case "$*" in
