@@ -19,9 +19,10 @@ from care_mm.datasets.check.coverage import (
     metrics_of,
 )
 from care_mm.datasets.check.dataset import check_dataset
-from care_mm.datasets.check.findings import Findings, Kind, count_problems
+from care_mm.datasets.check.findings import Findings, Kind, count_problems, note
 from care_mm.datasets.check.model import check_model, ignored_label
 from care_mm.datasets.paths import is_url
+from care_mm.datasets.transforms import transforms_of, unfiltered_cut
 from care_mm.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -41,6 +42,10 @@ ONE_METRIC = Kind(
     "their image ids collide: give MultiDatasetsEvaluator a metric for each data set",
 )
 REPEATED = Kind("evaluation of repeated images", "remove RepeatDataset: a second result is wrong")
+UNFILTERED = note(
+    "transform that can leave objects without area, and no filter behind it",
+    "the loss may become NaN: put FilterAnnotations behind it",
+)
 OTHER_NUMBER = Kind(
     "MultiDatasetsEvaluator with another number of metrics than data sets",
     "give it a metric and a prefix for each data set of the ConcatDataset, in the same order",
@@ -101,12 +106,15 @@ def check_config(
                 parts.append(findings)
             if number == len(leaves):
                 _check_batch(split, parts, leaves, loader)
+                if split == "train":
+                    _check_transforms(parts[-1], loader["dataset"])
                 if evaluator:
                     _check_sets(split, parts, leaves, evaluator)
             yield parts[-1]
     num_classes = next((f.num_classes for f in checked if f.num_classes), None)
     if num_classes:
-        yield check_model(config, num_classes)
+        evaluated = [f.most_objects for f in checked if not f.title.startswith("train")]
+        yield check_model(config, num_classes, max(evaluated, default=0))
 
 
 def annotation_findings(config: Config, splits: Sequence[str]) -> list[Findings]:
@@ -205,6 +213,13 @@ def _check_batch(
         number += part.num_samples * times
     if loader.get("drop_last") and number < batch:
         parts[-1].add(NO_BATCH, f"{split}: {number} images, batch_size {batch}")
+
+
+def _check_transforms(findings: Findings, dataset: Mapping) -> None:
+    """Note a transform that can empty the boxes of a detector without a filter behind it."""
+    cut = unfiltered_cut(dataset)
+    if cut and any(type_name(node) == "PackDetInputs" for node in transforms_of(dataset)):
+        findings.add(UNFILTERED, cut)
 
 
 def _check_evaluator(

@@ -19,10 +19,13 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from care_mm.engine.hooks.causes import find_cause
 from care_mm.errors import InputError
 
+UNCHANGED = "nothing was updated"
+# The advice if batch and weights are sound.
 ADVICE = (
-    "nothing was updated; check the batch, lower the learning rate, or clip gradients "
+    "batch and weights are sound, so lower the learning rate or clip gradients "
     "(optim_wrapper.clip_grad)"
 )
 # Kinds of values that are not finite in a process. The lowest kind of all processes is reported: a
@@ -34,8 +37,9 @@ LOSS, GRADIENT, NOTHING = range(3)
 class FiniteGuardHook(Hook):
     """End the run before an optimizer step with a loss or gradient that is NaN or infinite.
 
-    The error names the loss term, the iteration and the images. The batch is saved in the work
-    dir. With loss scaling, a step that overflowed is skipped as usual, up to a limit.
+    The error names the loss term, the iteration, the likely cause and the images. The batch is
+    saved in the work dir. With loss scaling, a step that overflowed is skipped as usual, up to a
+    limit.
 
     Args:
         max_skipped: Number of consecutive steps that loss scaling may skip.
@@ -153,11 +157,17 @@ class FiniteGuardHook(Hook):
         number = runner.iter + 1
         if fault != NOTHING:
             batch = self._save_batch(Path(runner.work_dir), number)
-            text = f"{text}; images: {self._images()}; {batch}"
+            text = f"{text}; {self._cause(runner)}; images: {self._images()}; {batch}"
         if together and get_world_size() > 1:
             fault, text = min(all_gather_object((fault, text)), key=lambda item: item[0])
         if fault != NOTHING:
-            raise InputError(f"iteration {number}: {text}; {ADVICE}")
+            raise InputError(f"iteration {number}: {text}; {UNCHANGED}")
+
+    def _cause(self, runner: Runner) -> str:
+        """Return the likely cause, or advice if neither the batch nor the weights have one."""
+        dataset = getattr(runner.train_dataloader, "dataset", None)
+        cause = find_cause(self.batch, self.model, dataset, runner._load_from)
+        return f"likely cause: {cause}" if cause else ADVICE
 
     def _save_batch(self, folder: Path, number: int) -> str:
         """Save the batch and the losses, and return where they are."""

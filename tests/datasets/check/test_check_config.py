@@ -73,6 +73,21 @@ def test_a_batch_larger_than_the_data_is_named(drawn: Path) -> None:
     assert_named(findings, "without a full batch", "6 images, batch_size 7")
 
 
+def test_a_crop_without_a_filter_behind_it_is_a_note(drawn: Path) -> None:
+    crop, pack = dict(type="RandomCrop", crop_size=(32, 32)), dict(type="PackDetInputs")
+    for pipeline, noted in (
+        ([crop, pack], True),
+        ([dict(type="mmdet.RandomCrop", crop_size=(32, 32)), pack], True),
+        ([dict(type="FilterAnnotations"), crop, pack], True),
+        ([crop, dict(type="FilterAnnotations"), pack], False),
+        ([crop, dict(type="PackSegInputs")], False),
+    ):
+        data = {**coco(drawn), "pipeline": pipeline}
+        findings = check(train=data, scope="mmdet")["train"]
+        lines = [line for line in findings.lines() if "put FilterAnnotations behind it" in line]
+        assert bool(lines) == noted and not findings.problems, pipeline
+
+
 def test_an_evaluator_with_other_annotations_is_named(drawn: Path) -> None:
     config = Config(
         dict(
@@ -176,14 +191,19 @@ def test_ignored_labels_of_data_model_and_metric_agree(data: Path, case: str) ->
 
 
 def test_a_padding_that_is_no_label_is_noted(drawn: Path) -> None:
-    for padding, is_noted in ((0, False), (100, False), (255, True)):
-        model = dict(
-            decode_head=dict(num_classes=11, ignore_index=100),
-            data_preprocessor=dict(seg_pad_val=padding),
-        )
-        settings = ade(drawn, reduce_zero_label=False, ignore_index=100)
+    settings = ade(drawn, reduce_zero_label=False, ignore_index=100)
+    for preprocessor, said in (
+        (dict(seg_pad_val=100), None),
+        (dict(seg_pad_val=0), "padded pixels are learned as that class"),
+        (dict(seg_pad_val=255), "an error as soon as an image is padded"),
+        (dict(), "an error as soon as an image is padded"),
+    ):
+        head = dict(num_classes=11, ignore_index=100)
+        model = dict(decode_head=head, data_preprocessor=preprocessor)
         findings = check(limit=0, train=settings, model=model)["model"]
-        assert ("seg_pad_val" in details(findings)) is is_noted
+        assert not findings.problems and ("seg_pad_val" in details(findings)) is bool(said)
+        if said:
+            assert_named(findings, "seg_pad_val", said, is_note=True)
 
 
 def test_the_start_of_training_opens_no_image(data: Path) -> None:

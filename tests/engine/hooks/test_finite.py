@@ -130,7 +130,8 @@ def test_process_with_the_bad_loss_gives_the_message(
     others: list, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its loss makes the gradients of all processes bad, but only it has the images."""
-    hook, runner = FiniteGuardHook(), SimpleNamespace(iter=4, work_dir=str(tmp_path))
+    hook = FiniteGuardHook()
+    runner = SimpleNamespace(iter=4, work_dir=str(tmp_path), train_dataloader=None, _load_from=None)
     hook.model = torch.nn.Linear(1, 1)
     hook.model.weight.grad = torch.tensor([[float("nan")]])
     monkeypatch.setattr(finite, "get_world_size", lambda: 2)
