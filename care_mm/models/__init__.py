@@ -1,4 +1,5 @@
-"""The model, leaf to root: ``arch``, ``fold``, ``layers``, ``pretrained``, ``backbone``, ``head``.
+"""The model, leaf to root.
 
-``classifier`` needs mmpretrain.
+``arch``, ``fold``, ``layers``, ``pretrained``, ``staged``, ``backbone``, ``head``; ``classifier``
+needs mmpretrain.
 """

@@ -5,85 +5,22 @@ Source: CARE Transformer, CVPR 2025 (arXiv 2411.16170), and the authors' release
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 
-import torch
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks import DropPath
-from mmengine.model import BaseModule, ModuleList, initialize
+from mmengine.model import ModuleList
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
-from care_mm.config import is_pretrained
+from care_mm.checkpoint.names import convert_official, is_official
 from care_mm.models.arch import Arch
 from care_mm.models.layers import CAREBlock, ConvNorm
-from care_mm.models.pretrained import load_pretrained
-
-
-@contextmanager
-def _running_stats_kept(module: nn.Module) -> Iterator[None]:
-    """Let batch norms update copies of their running statistics, and discard the copies.
-
-    Turning the tracking off would save fewer tensors for the backward pass than the first forward
-    pass did, and activation checkpointing rejects this.
-    """
-    kept = [
-        (norm, name, buffer)
-        for norm in module.modules()
-        if isinstance(norm, _BatchNorm)
-        for name, buffer in norm.named_buffers(recurse=False)
-    ]
-    for norm, name, buffer in kept:
-        setattr(norm, name, buffer.clone())
-    try:
-        yield
-    finally:
-        for norm, name, buffer in kept:
-            setattr(norm, name, buffer)
-
-
-class CAREStage(BaseModule):
-    """Downsampling, except in the first stage, and blocks at one resolution.
-
-    Args:
-        downsample: Module that halves the sides and returns the stage's channels, or ``None``.
-        blocks: The stage's blocks.
-        with_cp: Recompute each block in the backward pass to save memory.
-    """
-
-    def __init__(
-        self, downsample: nn.Module | None, blocks: Sequence[CAREBlock], with_cp: bool = False
-    ) -> None:
-        super().__init__()
-        self.downsample = downsample
-        self.blocks = ModuleList(blocks)
-        self.with_cp = with_cp
-        self.out_channels = blocks[-1].out_channels
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, out_channels, H // 2, W // 2), or (H, W) in the first stage."""
-        if self.downsample is not None:
-            x = self.downsample(x)
-        for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled() and self.training:
-                # Without the context, recomputing would update the running statistics twice.
-                x = checkpoint(
-                    block,
-                    x,
-                    use_reentrant=False,
-                    context_fn=lambda block=block: (nullcontext(), _running_stats_kept(block)),
-                )
-            else:
-                x = block(x)
-        return x
+from care_mm.models.staged import Stage, StagedBackbone, drop_path_rates
 
 
 @MODELS.register_module()
-class CARETransformer(BaseModule):
+class CARETransformer(StagedBackbone):
     """CARE: linear attention on a third of the channels, convolutions on the rest, and a memory.
 
     Args:
@@ -140,42 +77,24 @@ class CARETransformer(BaseModule):
         deploy: bool = False,
         init_cfg: Mapping | Sequence[Mapping] | None = None,
     ) -> None:
-        super().__init__(init_cfg=init_cfg)
-        self.arch = Arch.get(arch)
-        num_stages = len(self.arch.depths)
-        self.in_channels = in_channels
-        self.out_indices = _check_out_indices(out_indices, num_stages)
-        num_built = self.out_indices[-1] + 1
-        if not -1 <= frozen_stages <= num_built:
-            raise ValueError(
-                f"frozen_stages={frozen_stages}: must be from -1 (none) to {num_built}, the number "
-                "of stages that out_indices needs"
-            )
-        self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
+        variant = Arch.get(arch)
+        super().__init__(
+            len(variant.depths), in_channels, out_indices, frozen_stages, norm_eval, init_cfg
+        )
+        self.arch = variant
         self.norm_cfg = dict(norm_cfg)
         self.act_cfg = dict(act_cfg)
         self.layer_scale_init_value = layer_scale_init_value
         self.expand_last = expand_last and self.arch.inter2
         self.with_cp = with_cp
 
-        rates = torch.linspace(0, drop_path_rate, sum(self.arch.depths), device="cpu")
-        rates_by_stage = [part.tolist() for part in rates.split(self.arch.depths)]
+        rates = drop_path_rates(drop_path_rate, self.arch.depths)
         self.stem = ConvNorm(
             in_channels, self.arch.embed_dims[0], 4, self._norm_layer, norm_first=False
         )
-        self.stages = ModuleList(self._build_stage(i, rates_by_stage[i]) for i in range(num_built))
-
-        self.out_channels = tuple(self.stages[i].out_channels for i in self.out_indices)
-        self.out_strides = tuple(4 * 2**i for i in self.out_indices)
-        self.min_size = 4 * 2 ** (num_built - 1)
-        self.out_norms = nn.ModuleDict()
-        if out_norm_cfg is not None:
-            for i, channels in zip(self.out_indices, self.out_channels, strict=True):
-                self.out_norms[str(i)] = build_norm_layer(dict(out_norm_cfg), channels)[1]
-
+        self.stages = ModuleList(self._build_stage(i, rates[i]) for i in range(self.num_built))
         self._init_layers()
-        self._freeze_stages()
+        self.finish(out_norm_cfg)
         if deploy:
             self.switch_to_deploy()
 
@@ -185,7 +104,7 @@ class CARETransformer(BaseModule):
     def _act_layer(self) -> nn.Module:
         return build_activation_layer(self.act_cfg)
 
-    def _build_stage(self, i: int, drop_path_rates: Sequence[float]) -> CAREStage:
+    def _build_stage(self, i: int, drop_path_rates: Sequence[float]) -> Stage:
         """Build stage ``i`` with one block for each drop path rate."""
         arch = self.arch
         is_last_stage = i == len(arch.depths) - 1
@@ -210,7 +129,7 @@ class CARETransformer(BaseModule):
         if i > 0:
             dims = arch.embed_dims[i - 1 : i + 1]
             downsample = ConvNorm(*dims, 2, self._norm_layer, norm_first=True)
-        return CAREStage(downsample, blocks, self.with_cp)
+        return Stage(downsample, blocks, self.with_cp)
 
     def _init_layers(self) -> None:
         """Initialise as the authors do: weights truncated normal of std 0.02, biases zero."""
@@ -219,10 +138,20 @@ class CARETransformer(BaseModule):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
+    @classmethod
+    def convert_official(cls, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See :func:`care_mm.checkpoint.names.convert_official`."""
+        return convert_official(state_dict)
+
+    @classmethod
+    def is_official(cls, state_dict: Mapping[str, Tensor]) -> bool:
+        """See :func:`care_mm.checkpoint.names.is_official`."""
+        return is_official(state_dict)
+
     @property
     def fresh_keys(self) -> frozenset[str]:
         """Keys that ImageNet weights of this arch do not have."""
-        keys = {f"out_norms.{name}" for name in self.out_norms.state_dict()}
+        keys = set(super().fresh_keys)
         last_stage = len(self.arch.depths) - 1
         # Without Inter2, the last block of the ImageNet model has a gamma like the others.
         if self.arch.inter2 and self.out_indices[-1] == last_stage:
@@ -237,86 +166,7 @@ class CARETransformer(BaseModule):
         A file may hold weights of heads and of stages that are not built, and the projection of a
         last block built with ``expand_last=False``. They are ignored.
         """
-        if key in self.state_dict():
-            return False
-        stage = re.match(r"stages\.(\d+)\.", key)
-        if not key.startswith("stem.") and not (stage and int(stage[1]) < len(self.stages)):
+        if not super().is_unexpected(key):
             return False
         last_block = f"stages.{len(self.stages) - 1}.blocks.{len(self.stages[-1].blocks) - 1}."
         return not key.startswith((last_block + "inter2.fc2.", last_block + "gamma"))
-
-    def init_weights(self) -> None:
-        """Apply ``init_cfg``; type ``Pretrained`` loads strictly and logs what matched.
-
-        Raises:
-            care_mm.errors.InputError: The file is missing or unreadable, or does not cover the
-                backbone.
-        """
-        cfgs = self.init_cfg if isinstance(self.init_cfg, list | tuple) else [self.init_cfg]
-        pretrained = [cfg for cfg in cfgs if cfg and is_pretrained(cfg)]
-        if not pretrained:
-            super().init_weights()
-            return
-        initialize(self, [cfg for cfg in cfgs if cfg not in pretrained])
-        for cfg in pretrained:
-            load_pretrained(self, cfg["checkpoint"], prefix=cfg.get("prefix"))
-        self._is_init = True
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(B, in_channels, H, W) -> tuple of (B, out_channels[i], H // stride, W // stride).
-
-        Raises:
-            ValueError: The number of channels is wrong, or a side is below the largest stride.
-        """
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"input of shape {tuple(x.shape)}: need (B, {self.in_channels}, H, W)")
-        if x.shape[2] < self.min_size or x.shape[3] < self.min_size:
-            raise ValueError(
-                f"input of {x.shape[2]}x{x.shape[3]} pixels is too small: both sides need at "
-                f"least {self.min_size}"
-            )
-        x = self.stem(x)
-        outs = []
-        for i, stage in enumerate(self.stages):
-            x = stage(x)
-            if i in self.out_indices:
-                outs.append(self.out_norms[str(i)](x) if self.out_norms else x)
-        return tuple(outs)
-
-    def _freeze_stages(self) -> None:
-        if self.frozen_stages < 0:
-            return
-        for module in (self.stem, *self.stages[: self.frozen_stages]):
-            module.eval()
-            module.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> CARETransformer:
-        """Set the mode, then freeze the frozen stages again."""
-        super().train(mode)
-        self._freeze_stages()
-        if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):  # also covers SyncBN, which is not a BatchNorm2d
-                    module.eval()
-        return self
-
-    def switch_to_deploy(self) -> None:
-        """Fold norms and layer scales into convolutions, exactly; a second call does nothing.
-
-        The folded form is for inference. Its outputs equal those of evaluation mode up to
-        rounding, and its state dict loads strictly into a model built with ``deploy=True``.
-        """
-        for module in self.modules():
-            if isinstance(module, ConvNorm | CAREBlock):
-                module.switch_to_deploy()
-
-
-def _check_out_indices(out_indices: Sequence[int], num_stages: int) -> tuple[int, ...]:
-    indices = tuple(i + num_stages if i < 0 else i for i in out_indices)
-    in_range = all(0 <= i < num_stages for i in indices)
-    if not indices or not in_range or list(indices) != sorted(set(indices)):
-        raise ValueError(
-            f"out_indices={tuple(out_indices)}: need increasing stage numbers from "
-            f"{-num_stages} to {num_stages - 1}"
-        )
-    return indices

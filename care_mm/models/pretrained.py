@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 from mmengine.logging import print_log
 
 from care_mm.checkpoint.matching import Match, not_finite
-from care_mm.checkpoint.names import convert_official, is_official
 from care_mm.checkpoint.reading import other_weights, read_checkpoint, state_dict_of
 from care_mm.errors import InputError
 
 if TYPE_CHECKING:
-    from care_mm.models.backbone import CARETransformer
+    from care_mm.models.staged import StagedBackbone
 
 
-def load_pretrained(backbone: CARETransformer, checkpoint: str, prefix: str | None = None) -> None:
+def load_pretrained(backbone: StagedBackbone, checkpoint: str, prefix: str | None = None) -> None:
     """Load one of our checkpoints or the authors' into a backbone, and log how much matched.
 
     The file must hold every tensor of the backbone, except those in ``backbone.fresh_keys``. Heads
@@ -33,9 +32,9 @@ def load_pretrained(backbone: CARETransformer, checkpoint: str, prefix: str | No
     """
     content = read_checkpoint(checkpoint)
     state = state_dict_of(content, checkpoint)
-    if is_official(state):
+    if backbone.is_official(state):
         try:
-            state = convert_official(state)
+            state = backbone.convert_official(state)
         except InputError as error:
             raise InputError(f"checkpoint {checkpoint}: {error}") from error
     if prefix is None and any(key.startswith("backbone.") for key in state):
@@ -59,7 +58,8 @@ def load_pretrained(backbone: CARETransformer, checkpoint: str, prefix: str | No
     backbone.load_state_dict(shared, strict=False)
     fresh = len(expected) - len(shared)
     print_log(
-        f"CARETransformer: {len(shared)} of {len(expected)} tensors loaded from {checkpoint}"
+        f"{type(backbone).__name__}: {len(shared)} of {len(expected)} tensors loaded from "
+        + checkpoint
         + other_weights(content)
         + (f", {fresh} start fresh" if fresh else ""),
         logger="current",

@@ -1,0 +1,4 @@
+"""The systems that the paper compares CARE with, registered by this import.
+
+Use ``custom_imports = dict(imports=["care_mm.peers"], allow_failed_imports=False)``.
+"""
