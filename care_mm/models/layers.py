@@ -9,7 +9,6 @@ The switches of :class:`care_mm.models.arch.Arch` change this for the paper's ab
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -17,25 +16,10 @@ from torch import Tensor, nn
 
 from care_mm.models.arch import DECOUPLINGS
 from care_mm.models.fold import fold_norm_after, fold_norm_before, fold_scale_after, is_foldable
+from care_mm.models.precision import without_autocast
 
 NormLayer = Callable[[int], nn.Module]
 ActLayer = Callable[[], nn.Module]
-
-
-try:
-    torch.is_autocast_enabled("cpu")
-    _is_autocast_enabled = torch.is_autocast_enabled
-except TypeError:  # torch < 2.4 has one function per device
-
-    def _is_autocast_enabled(device_type: str) -> bool:
-        cpu = device_type == "cpu"
-        return torch.is_autocast_cpu_enabled() if cpu else torch.is_autocast_enabled()
-
-
-def _without_autocast(device_type: str) -> AbstractContextManager:
-    """Return a context in which matrix products keep the dtype of their operands."""
-    enabled = _is_autocast_enabled(device_type)
-    return torch.autocast(device_type, enabled=False) if enabled else nullcontext()
 
 
 def depthwise(dim: int, kernel_size: int | tuple[int, int]) -> nn.Conv2d:
@@ -73,7 +57,7 @@ class LinearAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, dim, H, W)."""
         qk = self.qk(x)
-        with _without_autocast(x.device.type):
+        with without_autocast(x.device.type):
             dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
             heads = (self.num_heads, self.head_dim)
             qk = F.elu(qk.to(dtype).flatten(2)) + 1.0
