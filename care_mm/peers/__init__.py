@@ -2,3 +2,7 @@
 
 Use ``custom_imports = dict(imports=["care_mm.peers"], allow_failed_imports=False)``.
 """
+
+from care_mm.peers.mlla import MLLA
+
+__all__ = ["MLLA"]
