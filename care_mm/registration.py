@@ -21,9 +21,15 @@ from care_mm.errors import InputError
 
 # (registry, name) -> module that defines the class.
 _ON_DEMAND: dict[tuple[Registry, str], str] = {
+    (METRICS, "DenseCocoMetric"): "care_mm.engine.coco_metric",
     (METRICS, "FastCocoMetric"): "care_mm.engine.coco_metric",
     (MODELS, "CAREClassifier"): "care_mm.models.classifier",
     (MODELS, "CAREHead"): "care_mm.models.classifier",
+    (MODELS, "FLattenPVTHead"): "care_mm.peers.heads",
+    (MODELS, "FLattenSwinHead"): "care_mm.peers.heads",
+    (MODELS, "MLLAHead"): "care_mm.peers.heads",
+    (MODELS, "SLABPVTHead"): "care_mm.peers.heads",
+    (MODELS, "SLABSwinHead"): "care_mm.peers.heads",
 }
 # Documented import paths of earlier versions -> today's module.
 _MOVED = {
@@ -50,12 +56,12 @@ def _builder(module: str, name: str) -> Callable[..., Any]:
 
 
 def _register_in_mmpretrain(registry: Registry) -> None:
-    """Register the classifier in mmpretrain's own registry as well.
+    """Register the classifier and all heads in mmpretrain's own registry as well.
 
     Within the scope of mmpretrain, ``'mmpretrain.CAREHead'`` is looked up there only.
     """
     if registry.scope == "mmpretrain":
-        for name in ("CAREClassifier", "CAREHead"):
+        for _, name in (entry for entry in _ON_DEMAND if entry[0] is MODELS):
             registry.register_module(name=name, module=MODELS.get(name))
 
 
