@@ -1,4 +1,4 @@
-"""model-index.yml: an entry for every config of the paper's tasks, with the model's own figures."""
+"""model-index.yml: an entry for every config of a full job, with the model's own figures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REPORTED = {
 
 def test_every_config_has_an_entry_and_no_other() -> None:
     assert set(MODELS) == {path.stem for path in (ROOT / "configs").glob("*.py")}
-    assert sum(len(metafile["Models"]) for metafile in METAFILES) == len(MODELS) == 9
+    assert sum(len(metafile["Models"]) for metafile in METAFILES) == len(MODELS)
     for name, model in MODELS.items():
         assert model["Config"] == f"configs/{name}.py"
         assert model["In Collection"] in [collection["Name"] for collection in COLLECTIONS]
