@@ -25,9 +25,11 @@ _ON_DEMAND: dict[tuple[Registry, str], str] = {
     (METRICS, "FastCocoMetric"): "care_mm.engine.coco_metric",
     (MODELS, "CAREClassifier"): "care_mm.models.classifier",
     (MODELS, "CAREHead"): "care_mm.models.classifier",
+    (MODELS, "EMOHead"): "care_mm.peers.mobile_heads",
     (MODELS, "FLattenPVTHead"): "care_mm.peers.heads",
     (MODELS, "FLattenSwinHead"): "care_mm.peers.heads",
     (MODELS, "MLLAHead"): "care_mm.peers.heads",
+    (MODELS, "MobileViGHead"): "care_mm.peers.mobile_heads",
     (MODELS, "SLABPVTHead"): "care_mm.peers.heads",
     (MODELS, "SLABSwinHead"): "care_mm.peers.heads",
 }

@@ -62,7 +62,7 @@ print([name for name in ("mmdet", "mmseg", "mmpretrain", "timm") if name in sys.
 hooks = "AtomicCheckpoint DataGuard FiniteGuard Interrupt PlacedRandomness FastBackbone"
 names = {
     MODELS: ["CARETransformer", "CAREClassifier", "CAREHead"],
-    METRICS: ["FastCocoMetric"],
+    METRICS: ["DenseCocoMetric", "FastCocoMetric"],
     OPTIMIZERS: ["FusedAdamW"],
     HOOKS: [f"{name}Hook" for name in (*hooks.split(), "WeightsGuard", "Summary")],
 }

@@ -1,4 +1,4 @@
-"""mmdet's COCO metric, evaluated by faster-coco-eval instead of pycocotools: equal but faster.
+"""mmdet's COCO metric for dense data, and evaluated by faster-coco-eval instead of pycocotools.
 
 The maintained fork of mmdet has a ``FasterCocoMetric``, the original mmdet does not. It also
 computes mAP over the largest of ``proposal_nums`` detections instead of 100.
@@ -7,17 +7,63 @@ computes mAP over the largest of ``proposal_nums`` detections instead of 100.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+import numpy as np
 from mmdet.evaluation.metrics import CocoMetric, coco_metric
 from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from pycocotools.cocoeval import COCOeval
 
 from care_mm.errors import InputError
+
+MAX_COUNTED = 100  # detections of a class in an image that COCO's mAP counts
+
+
+class _CountsAll:
+    """Let COCO's evaluation count as many detections of a class as the densest image has objects.
+
+    COCO counts 100 for mAP, and images of COCO have fewer objects of a class. A model that finds
+    all of 300 nuclei would have an mAP of a third. Where no image has more than 100, all values are
+    COCO's.
+    """
+
+    def evaluate(self) -> None:
+        """Match the detections; as many as the densest image has objects, or as requested."""
+        images, classes = set(self.params.imgIds), set(self.params.catIds)
+        counts = Counter(
+            (row["image_id"], row["category_id"])
+            for row in self.cocoGt.anns.values()
+            if not row.get("iscrowd")
+            and row["image_id"] in images
+            and row["category_id"] in classes
+        )
+        self.densest = max(counts.values(), default=0)
+        if self.densest > MAX_COUNTED:
+            self.params.maxDets[-1] = max(self.params.maxDets[-1], self.densest)
+        super().evaluate()
+
+    def summarize(self) -> None:
+        """Compute the summary of pycocotools; of dense data, mAP counts the largest number."""
+        COCOeval.summarize(self)
+        if self.densest > MAX_COUNTED:
+            precision = self.eval["precision"][:, :, :, 0, -1]  # all sizes, most detections
+            self.stats[0] = np.mean(precision[precision > -1])
+            print(
+                f" mAP counts {self.params.maxDets[-1]} detections of each class, since an image "
+                f"has {self.densest} objects of a class: {self.stats[0]:0.3f}"
+            )
+
+
+class _DenseCOCOeval(_CountsAll, COCOeval):
+    """The evaluation of pycocotools."""
+
+
+DENSE_CLASSES = {"COCOeval": _DenseCOCOeval, "COCOevalMP": _DenseCOCOeval}
 
 
 @cache
@@ -35,10 +81,8 @@ def fast_classes() -> dict[str, type]:
             "same numbers without it"
         ) from error
 
-    class FastCOCOeval(COCOeval_faster):
+    class FastCOCOeval(_CountsAll, COCOeval_faster):
         """With the summary of pycocotools; its own takes AP over another number of detections."""
-
-        summarize = COCOeval.summarize
 
     class FastCOCO(COCO):
         """A COCO file that faster-coco-eval evaluates as pycocotools does."""
@@ -54,11 +98,11 @@ def fast_classes() -> dict[str, type]:
 
 
 @contextmanager
-def _fast_classes_in_mmdet() -> Iterator[None]:
-    """Replace the classes in the module of mmdet's metric, which looks them up there."""
+def _in_mmdet(classes: Mapping[str, type]) -> Iterator[None]:
+    """Replace classes in the module of mmdet's metric, which looks them up there."""
     # Patch, see docs/reliability.md; tested on mmdet 3.3.0 and onedl-mmdetection 3.5.1.
-    before = {name: getattr(coco_metric, name) for name in fast_classes()}
-    vars(coco_metric).update(fast_classes())
+    before = {name: getattr(coco_metric, name) for name in classes}
+    vars(coco_metric).update(classes)
     try:
         yield
     finally:
@@ -66,8 +110,23 @@ def _fast_classes_in_mmdet() -> Iterator[None]:
 
 
 @METRICS.register_module(force=True)  # replaces the entry of care_mm.registration
-class FastCocoMetric(CocoMetric):
-    """mmdet's ``CocoMetric``, with the same arguments, names and values, evaluated in C++.
+class DenseCocoMetric(CocoMetric):
+    """mmdet's ``CocoMetric``, whose mAP counts all objects of images with over 100 of a class.
+
+    ``bbox_mAP`` and ``segm_mAP`` count as many detections of a class as the densest image has
+    objects of it. Without such images, all values are those of ``CocoMetric``. Training and testing
+    replace ``CocoMetric`` by it where the data need it.
+    """
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Return the metrics by name, as ``CocoMetric`` does."""
+        with _in_mmdet(DENSE_CLASSES):
+            return super().compute_metrics(results)
+
+
+@METRICS.register_module(force=True)  # replaces the entry of care_mm.registration
+class FastCocoMetric(DenseCocoMetric):
+    """``DenseCocoMetric``, with the same arguments, names and values, evaluated in C++.
 
     To use it, set ``type='FastCocoMetric'`` in the evaluator of a config, or give
     ``--cfg-options val_evaluator.type=FastCocoMetric``.
@@ -82,7 +141,7 @@ class FastCocoMetric(CocoMetric):
     def __init__(self, **settings: Any) -> None:
         self._is_fast = True
         try:
-            with _fast_classes_in_mmdet():
+            with _in_mmdet(fast_classes()):
                 super().__init__(**settings)
         except _NotForC as error:
             self._use_pycocotools(error)
@@ -92,8 +151,8 @@ class FastCocoMetric(CocoMetric):
         """Return the metrics by name, as ``CocoMetric`` does."""
         if self._is_fast:
             try:
-                with _fast_classes_in_mmdet():
-                    return super().compute_metrics(results)
+                with _in_mmdet(fast_classes()):
+                    return CocoMetric.compute_metrics(self, results)
             except _NotForC as error:
                 self._use_pycocotools(error)
         return super().compute_metrics(results)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 
 from care_mm.config import find, is_pretrained, type_name
 from care_mm.datasets.check import refuse_bad_annotations
+from care_mm.datasets.check.coverage import metrics_of
 from care_mm.datasets.paths import is_url, paths_of
 from care_mm.errors import InputError
 
@@ -48,10 +50,11 @@ def check_weights(config: Config) -> None:
 def check_annotations(config: Config, splits: tuple[str, ...]) -> None:
     """Refuse annotations that ``tools/check_data.py`` refuses, and log its notes on them.
 
-    Only the first process of a run reads them, and no image is opened.
+    Only the first process of a run reads them, and no image is opened. For images with more objects
+    than COCO's mAP counts, ``CocoMetric`` becomes ``DenseCocoMetric``.
 
     Args:
-        config: The config.
+        config: The config; its evaluators are changed in place. The first process alone evaluates.
         splits: Any of ``'train'``, ``'val'`` and ``'test'``.
 
     Raises:
@@ -62,6 +65,14 @@ def check_annotations(config: Config, splits: tuple[str, ...]) -> None:
     for findings in refuse_bad_annotations(config, splits):
         for line in list(findings.lines())[1:]:
             print_log(f"{findings.title} data: {line.strip()}", logger="current")
+        if findings.is_dense:
+            _count_all_objects(config.get(f"{findings.title.split()[0]}_evaluator"))
+
+
+def _count_all_objects(evaluator: Any) -> None:
+    for metric in metrics_of(evaluator):
+        if type_name(metric) == "CocoMetric":
+            metric["type"] = "DenseCocoMetric"
 
 
 def check_data(config: Config, splits: tuple[str, ...]) -> None:

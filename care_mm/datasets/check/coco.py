@@ -31,6 +31,7 @@ from care_mm.datasets.check.instances import (
 from care_mm.datasets.check.objects import (
     NO_OBJECT,
     check_ceiling,
+    check_density,
     check_flags,
     count_objects,
     reasons_of,
@@ -198,6 +199,9 @@ def _check_objects(
         )
     else:
         loaded, lost = [], []
+    if metrics or reads_file:
+        scores_map = any("mAP" in (m.get("metric_items") or ["mAP"]) for m in metrics)
+        check_density(rows_in_epoch, why, scores_map or not metrics, findings)
     if not reads_file:
         return
     left = {row["image_id"] for row, _ in pairs if not row.get("iscrowd")} - yielded
@@ -206,12 +210,11 @@ def _check_objects(
             PARTIAL,
             f"{len(yielded):,} of the {len(images):,} images of {dataset.ann_file} are evaluated",
         )
-    limited = any("mAP" in (m.get("metric_items") or ["mAP"]) for m in metrics) or not metrics
-    check_ceiling(rows_in_epoch, why, limited, findings)
+    check_ceiling(rows_in_epoch, why, findings)
     if scores_masks and any(lost):
         for index, reason in zip(loaded, lost, strict=True):
             why[index] = reason
-        check_ceiling(rows_in_epoch, why, limited, findings, "mask")
+        check_ceiling(rows_in_epoch, why, findings, "mask")
 
 
 def _loads_masks(settings: Mapping, **values: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from care_mm.config import type_name
 
-COCO_METRICS = ("CocoMetric", "FastCocoMetric")
+COCO_METRICS = ("CocoMetric", "DenseCocoMetric", "FastCocoMetric", "FasterCocoMetric")
 MANY_SETS = "MultiDatasetsEvaluator"
 
 

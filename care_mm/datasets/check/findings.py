@@ -45,6 +45,8 @@ class Findings:
             evaluated; empty if unknown.
         left_out: Number of objects that mmdet leaves out, by reason.
         image_ids: The ids of the images in an epoch; ``None`` if they have none.
+        most_objects: Number of objects in the densest image that is evaluated.
+        is_dense: Whether COCO's mAP does not count all objects of an image.
         offenders: The names of the offenders of each kind.
     """
 
@@ -57,6 +59,8 @@ class Findings:
     objects: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
     image_ids: list[int | str] | None = None
+    most_objects: int = 0
+    is_dense: bool = False
     offenders: dict[Kind, list[str]] = field(default_factory=dict)
 
     def add(self, kind: Kind, offenders: str | Iterable[str]) -> None:

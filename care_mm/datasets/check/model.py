@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
 from care_mm.config import find, type_name
-from care_mm.datasets.check.coverage import metrics_of
+from care_mm.datasets.check.coverage import COCO_METRICS, metrics_of
 from care_mm.datasets.check.findings import Findings, Kind, note
 
 HEAD = Kind("num_classes that is not the number of classes", "set it in the config")
+FEW_DETECTIONS = note(
+    "detector that returns fewer detections than an image has objects", "the others are missed"
+)
+PROPOSALS = Kind(
+    "CocoMetric with unusual proposal_nums",
+    "give three numbers in ascending order, one of them 100: mAP is -1 without it",
+)
 TOP_K = Kind("topk beyond the classes", "give smaller numbers")
 OTHER_IGNORED = Kind(
     "ignore_index that differs between data, model and metric",
@@ -21,15 +30,27 @@ OTHER_PADDING = note(
     "padding of masks that is neither a class nor ignore_index",
     "an error as soon as an image is padded: set seg_pad_val to ignore_index",
 )
+CLASS_PADDING = note(
+    "padding of masks that is a class",
+    "padded pixels are learned as that class: set seg_pad_val to ignore_index unless you mean it",
+)
 _DEFAULT = 255  # ignore_index of mmseg's data sets, heads and metrics, and seg_pad_val
 _SEG_METRICS = ("IoUMetric", "CityscapesMetric")
 # Parts of a model whose num_classes is independent of the data.
-_INDEPENDENT = ("backbone", "rpn_head", "neck", "teacher")
+_INDEPENDENT = ("backbone", "rpn_head", "neck", "teacher", "semantic_head")
+_BOUNDARIES = ("STDCHead",)  # heads of two classes: boundaries and all else
 
 
-def check_model(config: Config, num_classes: int) -> Findings:
-    """Check the model's heads and the evaluators against the number of classes."""
-    heads = list(_values(config.get("model") or {}, "num_classes", "model"))
+def check_model(config: Config, num_classes: int, most_objects: int = 0) -> Findings:
+    """Check the model's heads and the evaluators against the data.
+
+    Args:
+        config: The config; its scope is the default scope.
+        num_classes: Number of classes of the data.
+        most_objects: Number of objects in the densest image that is evaluated.
+    """
+    model = config.get("model") or {}
+    heads = list(_values(model, "num_classes", "model")) + list(_defaults(model, "model"))
     findings = Findings("model", place=str(config.filename), summary=f"{len(heads)} x num_classes")
     findings.add(
         HEAD,
@@ -40,8 +61,24 @@ def check_model(config: Config, num_classes: int) -> Findings:
             largest = max(value) if isinstance(value, list | tuple) else value
             if isinstance(largest, int) and largest > num_classes:
                 findings.add(TOP_K, f"{path}={value}: {num_classes} classes")
+        for metric in metrics_of(config.get(name)):
+            _check_proposals(name, metric, findings)
+    test_cfg = dict(model.get("test_cfg") or {})
+    for path, value in _values(test_cfg, "max_per_img", "model.test_cfg"):
+        if isinstance(value, int) and 0 < value < most_objects:
+            findings.add(FEW_DETECTIONS, f"{path}={value}: {most_objects:,} objects")
     _check_ignored(config, num_classes, findings)
     return findings
+
+
+def _check_proposals(name: str, metric: Mapping, findings: Findings) -> None:
+    """Check the numbers of detections that COCO's summary looks up by their place and value."""
+    numbers = metric.get("proposal_nums")
+    if numbers is None or type_name(metric) not in COCO_METRICS or metric.get("format_only"):
+        return
+    ascending = list(numbers) == sorted(numbers)
+    if len(numbers) < 3 or 100 not in numbers or not ascending:
+        findings.add(PROPOSALS, f"{name}.proposal_nums={tuple(numbers)}")
 
 
 def ignored_label(config: Config) -> int | None:
@@ -84,14 +121,16 @@ def _check_ignored(config: Config, num_classes: int, findings: Findings) -> None
     if differing:
         findings.add(OTHER_IGNORED, f"{differing[0]}, {next(iter(values))}={expected}")
         return
-    for path, value in _values(config.get("model") or {}, "seg_pad_val", "model"):
-        if value != expected and value not in range(num_classes):
-            findings.add(OTHER_PADDING, f"{path}={value}: ignore_index={expected}")
+    padding = (config.model.get("data_preprocessor") or {}).get("seg_pad_val", _DEFAULT)
+    if padding != expected:
+        kind = CLASS_PADDING if padding in range(num_classes) else OTHER_PADDING
+        place = "model.data_preprocessor.seg_pad_val"
+        findings.add(kind, f"{place}={padding}: ignore_index={expected}")
 
 
 def _values(node: Any, key: str, path: str) -> Iterator[tuple[str, Any]]:
     """Yield every value of ``key`` below a part of a config, with its full name."""
-    if isinstance(node, Mapping):
+    if isinstance(node, Mapping) and type_name(node) not in _BOUNDARIES:
         for name, value in node.items():
             if name == key:
                 yield f"{path}.{name}", value
@@ -100,3 +139,41 @@ def _values(node: Any, key: str, path: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(node, list | tuple):
         for index, value in enumerate(node):
             yield from _values(value, key, f"{path}.{index}")
+
+
+def _defaults(node: Any, path: str, is_head: bool = False) -> Iterator[tuple[str, int]]:
+    """Yield the number of classes of every head that leaves it to the default of its class."""
+    if isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from _defaults(value, f"{path}.{index}", is_head)
+        return
+    if not isinstance(node, Mapping) or type_name(node) in _BOUNDARIES:
+        return
+    if is_head and "num_classes" not in node:
+        name, number = "num_classes", _default_of(node.get("type"), "num_classes")
+        if number is None:
+            parts = ("num_things_classes", "num_stuff_classes")
+            numbers = [node.get(part, _default_of(node.get("type"), part)) for part in parts]
+            name, number = " + ".join(parts), None if None in numbers else sum(numbers)
+        if number is not None:
+            yield f"{path}.{name}", number
+    for name, value in node.items():
+        if name not in _INDEPENDENT:
+            yield from _defaults(value, f"{path}.{name}", name.endswith("head"))
+
+
+def _default_of(kind: Any, name: str) -> int | None:
+    """Return the default of an argument of a class in a config; ``None`` if it has none."""
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    for base in getattr(kind, "__mro__", ()):
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(base.__init__).parameters
+        if name in parameters:
+            default = parameters[name].default
+            return default if type(default) is int else None
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
+            return None
+    return None

@@ -25,12 +25,12 @@ NO_OBJECT = Kind(
     "a model cannot learn from it, and COCO's evaluation gives -1; to write predictions only, set "
     "format_only=True and outfile_prefix on the evaluator",
 )
-MANY_OBJECTS = Kind(
+MANY_OBJECTS = note(
     "image with over 100 objects of a class",
-    "mAP counts 100 detections of each class: set metric_items=['mAP_50', 'mAP_75'] on the "
-    "evaluator, which count more, or cut the images into tiles",
+    "COCO's mAP counts 100 detections of each class: training and testing here count as many as "
+    "the densest image has objects",
 )
-_MAX_COUNTED = 100  # detections of a class in an image, in COCO's mAP
+MAX_COUNTED = 100  # detections of a class in an image, in COCO's mAP
 _RECALLS = np.linspace(0, 1, 101)  # at which COCO's evaluation takes the precision
 
 CROWD, IGNORE = "iscrowd", "ignore"
@@ -111,7 +111,6 @@ def _listed(counts: Mapping[str, int]) -> str:
 def check_ceiling(
     rows: Sequence[Row],
     reasons: Sequence[str],
-    limited: bool,
     findings: Findings,
     noun: str = "object",
 ) -> None:
@@ -123,7 +122,6 @@ def check_ceiling(
     Args:
         rows: The annotations of the evaluated images, all of the classes.
         reasons: As from :func:`reasons_of`.
-        limited: Whether the metrics count only 100 detections of a class in an image.
         findings: Receives the problem or note.
         noun: What is lost, for the message.
     """
@@ -132,28 +130,37 @@ def check_ceiling(
     ]
     lost = [(row, reason) for row, reason in counted if reason]
     number = Counter(row["category_id"] for row, _ in counted)
-    loaded = Counter((row["category_id"], row["image_id"]) for row, reason in counted if not reason)
-    crowded = [key for key, count in loaded.items() if count > _MAX_COUNTED] if limited else []
-    if not lost and not crowded:
+    if not lost:
         return
-    found: Counter = Counter()
-    for (category, _), count in loaded.items():
-        found[category] += min(count, _MAX_COUNTED) if limited else count
+    found = Counter(row["category_id"] for row, reason in counted if not reason)
     precisions = [
         np.count_nonzero(found[category] / total >= _RECALLS) / len(_RECALLS)
         for category, total in number.items()
     ]
     highest = float(np.mean(precisions))
     is_lost = round(highest, 3) < 1
-    if lost:
-        score = f"a perfect detector would score {highest:.3f}"
-        advice = f"{score}: fix or remove them, or set iscrowd to 1" if is_lost else "ignored"
-        kind = Kind(
-            f"{noun} that the evaluation counts and mmdet does not load", advice, not is_lost
-        )
-        findings.add(kind, (f"{name_of(row)}: {reason}" for row, reason in lost))
-    if is_lost:
-        findings.add(
-            MANY_OBJECTS,
-            (f"image {image!r}: {loaded[category, image]}" for category, image in crowded),
-        )
+    score = f"a perfect detector would score {highest:.3f}"
+    advice = f"{score}: fix or remove them, or set iscrowd to 1" if is_lost else "ignored"
+    kind = Kind(f"{noun} that the evaluation counts and mmdet does not load", advice, not is_lost)
+    findings.add(kind, (f"{name_of(row)}: {reason}" for row, reason in lost))
+
+
+def check_density(
+    rows: Sequence[Row], reasons: Sequence[str], limited: bool, findings: Findings
+) -> None:
+    """Count the objects of the densest images, and note those that COCO's mAP does not count.
+
+    Args:
+        rows: As for :func:`check_ceiling`.
+        reasons: As from :func:`reasons_of`.
+        limited: Whether a metric is COCO's mAP.
+        findings: Receives the numbers and the note.
+    """
+    loaded = [row for row, reason in zip(rows, reasons, strict=True) if not reason]
+    in_images = Counter(row["image_id"] for row in loaded)
+    of_classes = Counter((row["image_id"], row["category_id"]) for row in loaded)
+    findings.most_objects = max(in_images.values(), default=0)
+    dense = {image: n for (image, _), n in of_classes.items() if n > MAX_COUNTED}
+    findings.is_dense = limited and bool(dense)
+    if findings.is_dense:
+        findings.add(MANY_OBJECTS, (f"image {image!r}: {n:,}" for image, n in dense.items()))

@@ -24,6 +24,8 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from care_mm.datasets.check import annotation_findings, check_config
+from care_mm.engine.preflight import check_annotations
+from care_mm.errors import InputError
 
 CLASSES = ("a", "b", "c")
 LOADS_MASKS = [dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_mask=True)]
@@ -96,9 +98,12 @@ def pop(key: str) -> Callable[[dict], None]:
     return lambda content: content["annotations"][0].pop(key)
 
 
-def crowded(content: dict) -> None:
-    first = content["annotations"][0]
-    content["annotations"] += [dict(first, id=1000 + i) for i in range(120)]
+def crowded(number: int) -> Callable[[dict], None]:
+    def mutate(content: dict) -> None:
+        first = content["annotations"][0]
+        content["annotations"] += [dict(first, id=10_000 + i) for i in range(number)]
+
+    return mutate
 
 
 def corners(content: dict) -> None:
@@ -124,7 +129,7 @@ MUTATIONS: dict[str, Callable[[dict], object]] = {
     **{f"boxes times {f}": scaled("bbox", f) for f in (0.01, 0.5, 1.05, 10)},
     **{f"polygons times {f}": scaled("segmentation", f) for f in (0.01, 0.1, 10, -1)},
     "corners": corners,
-    "crowded": crowded,
+    **{f"{n} objects more": crowded(n) for n in (90, 99, 120, 1200)},
     "thin": of_one(bbox=[1, 1, 0.5, 9]),
     "mask without a pixel": of_one(bbox=[3, 3, 4, 4], segmentation=[[3, 3, 3.1, 3, 3.1, 3.1]]),
     "mask elsewhere": of_one(bbox=[1, 1, 4, 4], segmentation=[[15, 15, 20, 15, 20, 20]]),
@@ -165,11 +170,11 @@ def rle_of(segmentation: list | dict, height: int, width: int) -> dict:
     return dict(size=segmentation["size"], counts=segmentation["counts"].encode())
 
 
-def score_of_truth(config: Config, metric_type: str) -> dict[str, float]:
+def score_of_truth(config: Config) -> dict[str, float]:
     """Score the objects that mmdet loads as predictions, without any image."""
     with DefaultScope.overwrite_default_scope("mmdet"):
         dataset = DATASETS.build({**config.val_dataloader.dataset, "pipeline": []})
-        metric = METRICS.build({**config.val_evaluator, "type": metric_type})
+        metric = METRICS.build(config.val_evaluator)
     metric.dataset_meta = dataset.metainfo
     for index in range(len(dataset)):
         info = dataset.get_data_info(index)
@@ -231,14 +236,18 @@ def check_mutation(folder: Path, content: dict, name: str) -> None:
     MUTATIONS[name](content)
     file = folder / "instances.json"
     file.write_text(json.dumps(content))
-    config = coco_config(file)
-    problems = problems_of(config)
-    if name == "nothing":
-        assert not problems, problems
-    if problems:
-        return
     for metric in ("CocoMetric", "FastCocoMetric"):
-        scores = score_of_truth(config, metric)
+        config = coco_config(file)
+        config.val_evaluator.type = metric
+        problems = problems_of(config)
+        assert not (name == "nothing" and problems), problems
+        try:
+            check_annotations(config, ("val",))  # as training and testing do
+        except InputError as error:
+            assert problems, error
+            return
+        assert not problems, "training and testing accept what the check refuses"
+        scores = score_of_truth(config)
         assert (scores.get("bbox_mAP"), scores.get("segm_mAP")) == (1, 1), (name, metric)
 
 
