@@ -29,7 +29,8 @@ from care_mm.files import sha256_of
 URL_SCHEMES = ("http://", "https://")
 FORCE_WEIGHTS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # torch's own switch
 # Keys that may hold the weights, in order of preference.
-WEIGHTS, EMA_WEIGHTS = ("state_dict", "model"), ("state_dict_ema", "model_ema")
+WEIGHTS = ("state_dict", "model", "net")
+EMA_WEIGHTS = ("state_dict_ema", "model_ema", "net_E")
 # Whether files that the safe reader rejects are unpickled anyway; see `trusting`.
 _TRUSTING = ContextVar("care_mm_trusting", default=False)
 

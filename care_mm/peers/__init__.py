@@ -3,6 +3,10 @@
 Use ``custom_imports = dict(imports=["care_mm.peers"], allow_failed_imports=False)``.
 """
 
+from care_mm.peers.emo import EMO
+from care_mm.peers.flatten import FLattenPVT, FLattenSwin
 from care_mm.peers.mlla import MLLA
+from care_mm.peers.mobilevig import MobileViG
+from care_mm.peers.slab import SLABPVT, SLABSwin
 
-__all__ = ["MLLA"]
+__all__ = ["EMO", "MLLA", "SLABPVT", "FLattenPVT", "FLattenSwin", "MobileViG", "SLABSwin"]

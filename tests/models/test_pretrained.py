@@ -140,7 +140,7 @@ def test_plain_weights_are_preferred_to_their_ema_and_named(
     assert equal(state_dict_of(content, "both.pth"), state)
     assert equal(state_dict_of(content, "both.pth", ema=True), averaged)
     for without in ({plain: state}, state):
-        with pytest.raises(InputError, match="no state_dict_ema or model_ema in it"):
+        with pytest.raises(InputError, match="no state_dict_ema or model_ema or net_E in it"):
             state_dict_of(without, "plain.pth", ema=True)
 
 
