@@ -19,6 +19,8 @@ except TypeError:  # torch < 2.4 has one function per device
 
 def without_autocast(device_type: str) -> AbstractContextManager:
     """Return a context in which matrix products keep the dtype of their operands."""
+    if device_type == "meta":  # shapes only, of which torch's autocast knows nothing
+        return nullcontext()
     enabled = _is_autocast_enabled(device_type)
     return torch.autocast(device_type, enabled=False) if enabled else nullcontext()
 
