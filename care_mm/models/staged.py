@@ -196,13 +196,7 @@ class StagedBackbone(BaseModule):
         Raises:
             ValueError: The number of channels is wrong, or a side is below the largest stride.
         """
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"input of shape {tuple(x.shape)}: need (B, {self.in_channels}, H, W)")
-        if x.shape[2] < self.min_size or x.shape[3] < self.min_size:
-            raise ValueError(
-                f"input of {x.shape[2]}x{x.shape[3]} pixels is too small: both sides need at "
-                f"least {self.min_size}"
-            )
+        self.check_input(x)
         x = self.stem(x)
         outs = []
         for i, stage in enumerate(self.stages):
@@ -210,6 +204,16 @@ class StagedBackbone(BaseModule):
             if i in self.out_indices:
                 outs.append(self.out_norms[str(i)](x) if self.out_norms else x)
         return tuple(outs)
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise ValueError for a wrong number of channels, or a side below the largest stride."""
+        if x.ndim != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(f"input of shape {tuple(x.shape)}: need (B, {self.in_channels}, H, W)")
+        if x.shape[2] < self.min_size or x.shape[3] < self.min_size:
+            raise ValueError(
+                f"input of {x.shape[2]}x{x.shape[3]} pixels is too small: both sides need at "
+                f"least {self.min_size}"
+            )
 
     def _freeze_stages(self) -> None:
         if self.frozen_stages < 0:

@@ -8,5 +8,15 @@ from care_mm.peers.flatten import FLattenPVT, FLattenSwin
 from care_mm.peers.mlla import MLLA
 from care_mm.peers.mobilevig import MobileViG
 from care_mm.peers.slab import SLABPVT, SLABSwin
+from care_mm.peers.timm_backbone import TimmBackbone
 
-__all__ = ["EMO", "MLLA", "SLABPVT", "FLattenPVT", "FLattenSwin", "MobileViG", "SLABSwin"]
+__all__ = [
+    "EMO",
+    "MLLA",
+    "SLABPVT",
+    "FLattenPVT",
+    "FLattenSwin",
+    "MobileViG",
+    "SLABSwin",
+    "TimmBackbone",
+]
