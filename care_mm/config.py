@@ -10,21 +10,22 @@ from mmengine.config import Config, ConfigDict
 
 from care_mm.config_keys import refuse_misspelt_names, refuse_unread_options
 from care_mm.errors import InputError, did_you_mean, one_line
-from care_mm.shipped import PREFIX, shipped_config
+from care_mm.shipped import packaged_config
 
 
 def load_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Read a config file and merge ``--cfg-options`` into it.
 
     Args:
-        path: The config file, or ``care_mm::folder/name.py`` for one that ships with care_mm.
+        path: The config file, or ``package::folder/name.py`` for a config of care_mm, mmdet, mmseg
+            or mmpretrain.
         options: Dotted key -> value.
 
     Raises:
         InputError: There is no such file, the file does not parse, or nothing reads a name in it or
             the key of an option.
     """
-    path = shipped_config(str(path)) if str(path).startswith(PREFIX) else Path(path)
+    path = packaged_config(str(path)) if "::" in str(path) else Path(path)
     if not path.is_file():
         siblings = [file.name for file in path.parent.glob("*.py")]
         hint = did_you_mean(path.name, siblings, lambda name: str(path.parent / name))

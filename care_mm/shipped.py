@@ -7,6 +7,7 @@ classes of the base in a scope of the package's name, which care_mm does not hav
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import mmengine.hub
@@ -15,6 +16,7 @@ from mmengine.config import Config
 from care_mm.errors import InputError, did_you_mean
 
 PREFIX = "care_mm::"
+MM_PACKAGES = ("mmdet", "mmseg", "mmpretrain")
 PACKAGE = Path(__file__).parent
 MIM = PACKAGE / ".mim"
 
@@ -35,6 +37,44 @@ def shipped_config(name: str) -> Path:
         hint = did_you_mean(name.removeprefix(PREFIX), known, f"{PREFIX}{{}}".format)
         raise InputError(f"{name}: care_mm has no such config{hint}")
     return path
+
+
+def packaged_config(name: str) -> Path:
+    """Return the file of ``package::folder/name.py``, a config of care_mm or of an MM package.
+
+    Raises:
+        InputError: The package is unknown or not installed, or has no such config (a close name is
+            suggested).
+    """
+    if name.startswith(PREFIX):
+        return shipped_config(name)
+    package, _, relative = name.partition("::")
+    if package not in MM_PACKAGES:
+        known = ", ".join(f"{known}::" for known in ("care_mm", *MM_PACKAGES))
+        raise InputError(f"config {name}: there is {known}, but no {package}::")
+    folder = _configs_of(package)
+    path = folder / relative
+    if not path.is_file():
+        known = (file.relative_to(folder).as_posix() for file in folder.glob("*/*.py"))
+        hint = did_you_mean(relative, known, f"{package}::{{}}".format)
+        raise InputError(f"config {name}: {package} has no such config{hint}")
+    return path
+
+
+def _configs_of(package: str) -> Path:
+    """Return the folder with the configs of an installed package.
+
+    mmengine looks for them under the name of the distribution, which differs for some builds of
+    mmseg. The folder of the module has them under any name.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise InputError(f"{package}:: needs {package}, which is not installed")
+    module = Path(spec.origin).parent
+    for folder in (module / ".mim" / "configs", module.parent / "configs"):
+        if folder.is_dir():
+            return folder
+    raise InputError(f"{package}:: finds no configs in {module}: it was installed without them")
 
 
 def _config_path(name: str, filename: str) -> tuple[str, str | None]:
