@@ -2,8 +2,9 @@ r"""Export a model for another runtime: fold it, write the file, and compare it 
 
 The input is a batch of images, (B, 3, H, W) float32, normalised as in training; the file holds mean
 and std. Outputs: the logits of a classifier; the logits of a segmentor at the size of the input;
-boxes, scores, labels, valid and masks of a detector, in fixed numbers. tools/test.py and
-tools/infer.py accept the file in place of a checkpoint. See docs/export.md for details.
+boxes, scores, labels, valid and masks of a detector, in fixed numbers, or for a runtime without
+non-maximum suppression its raw maps. tools/test.py and tools/infer.py accept the file in place of a
+checkpoint. See docs/export.md for details, and docs/decoding.md for raw maps.
 
 Example:
     python tools/export.py configs/maskrcnn_care_s1_coco.py epoch_12.pth \

@@ -1,13 +1,15 @@
-"""mmdet's two-stage detectors with fixed counts, so that a graph can hold them.
+"""Detectors with fixed counts, so that a graph can hold them.
 
-The numbers of proposals and detections in mmdet depend on the image, which no exporter accepts.
-Here the numbers are fixed: the best ones are kept, and a mask marks those that count. Anchors,
+The numbers of candidates and detections in mmdet depend on the image, which no exporter accepts.
+Here the numbers are fixed: the best ones are kept, and a mask marks those that count. Priors,
 decoding, suppression, pooling and scores equal mmdet's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,258 +17,101 @@ from torch import Tensor, nn
 
 from care_mm.errors import InputError
 
-# The number of boxes that enter the second suppression, best first. mmdet uses all above score_thr,
-# which are some hundreds in a trained detector.
+# The number of pairs of box and class that enter the last suppression, best first. mmdet uses all
+# above score_thr, which are some hundreds in a trained detector.
 MAX_CANDIDATES = 2000
 NO_SCORE = -1.0  # score of entries that fill up a fixed count; real scores start at 0
 
 
-class DenseParts(nn.Module):
-    """The networks that see the whole image: backbone, neck and the convolutions of the RPN."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.neck, self.rpn_head = model.backbone, model.neck, model.rpn_head
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return features (1, C, h, w), scores (1, A, h, w) and deltas (1, 4A, h, w) of an image.
-
-        Args:
-            image: (1, 3, H, W).
-
-        Returns:
-            The features of all levels, then the scores of all levels, then the deltas.
-        """
-        features = self.neck(self.backbone(image))
-        scores, deltas = self.rpn_head(features)
-        return (*features, *(score.sigmoid() for score in scores), *deltas)
-
-
-class BoxParts(nn.Module):
-    """The box head, on pooled features."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.head = model.roi_head.bbox_head
-
-    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Return class scores (P, classes) and deltas (P, 4 or 4 * classes) for (P, C, 7, 7)."""
-        scores, deltas = self.head(pooled)
-        return scores.softmax(-1)[:, :-1], deltas
-
-
-class MaskParts(nn.Module):
-    """The mask head, on pooled features."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.head = model.roi_head.mask_head
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Return probabilities (D, classes or 1, 28, 28) for (D, C, 14, 14)."""
-        return self.head(pooled).sigmoid()
-
-
-def check_exportable(model: nn.Module) -> None:
-    """Raise InputError unless the detector is built like Mask R-CNN or Faster R-CNN."""
-    expected = {
-        "rpn_head": "RPNHead",
-        "roi_head": "StandardRoIHead",
-        "roi_head.bbox_roi_extractor": "SingleRoIExtractor",
-        "roi_head.mask_roi_extractor": "SingleRoIExtractor",
-        "roi_head.mask_head": "FCNMaskHead",
-        "rpn_head.bbox_coder": "DeltaXYWHBBoxCoder",
-        "roi_head.bbox_head.bbox_coder": "DeltaXYWHBBoxCoder",
-    }
-    for path, name in expected.items():
-        part: object = model
-        for attribute in path.split("."):
-            part = getattr(part, attribute, None)
-        optional = "mask" in path
-        if type(part).__name__ != name and not (optional and part is None):
-            raise InputError(
-                f"{type(model).__name__} with a {path} of type {type(part).__name__}: export "
-                f"supports {name} only; --what backbone exports the feature pyramid of any model"
-            )
-    for stage, head in (("rpn", model.rpn_head), ("rcnn", model.roi_head)):
-        nms = head.test_cfg["nms"]
-        if nms.get("type", "nms") != "nms" or nms.get("class_agnostic"):
-            raise InputError(
-                f"test_cfg.{stage}.nms={dict(nms)}: export supports plain nms by class"
-            )
-
-
 class Detector(nn.Module):
-    """A detector with fixed counts, whose arithmetic equals mmdet's.
+    """The base class of exported detectors.
 
     Args:
-        model: A detector that :func:`check_exportable` accepts.
-        dense: See :class:`DenseParts`; built from ``model`` by default. With exported networks, the
-            steps between them run in torch.
-        boxes: See :class:`BoxParts`; built from ``model`` by default.
-        masks: See :class:`MaskParts`; built from ``model`` by default.
+        model: The mmdet model; its data preprocessor pads images.
+        dense: The network that sees the whole image. It returns a tuple of maps for an image
+            (1, 3, H, W) whose sides are multiples of ``divisor``.
+
+    Attributes:
+        outputs: Names of the outputs.
+        map_names: Names of the maps that ``dense`` returns.
+        divisor: Images are padded to multiples of it.
+        coarsest: Largest stride of the maps that a graph with open size is traced with.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        dense: nn.Module | None = None,
-        boxes: nn.Module | None = None,
-        masks: nn.Module | None = None,
-    ) -> None:
+    outputs: tuple[str, ...]
+    map_names: tuple[str, ...]
+    coarsest = 32
+
+    def __init__(self, model: nn.Module, dense: nn.Module) -> None:
         super().__init__()
-        check_exportable(model)
-        roi_head = model.roi_head
+        self.dense = dense
         self.divisor = model.data_preprocessor.pad_size_divisor
-        self.dense = dense or DenseParts(model)
-        self.boxes = boxes or BoxParts(model)
-        self.masks = (masks or MaskParts(model)) if roi_head.with_mask else None
-        self.anchors = model.rpn_head.prior_generator
-        self.box_coders = (model.rpn_head.bbox_coder, roi_head.bbox_head.bbox_coder)
-        self.box_pooling = Pooling(roi_head.bbox_roi_extractor)
-        self.mask_pooling = Pooling(roi_head.mask_roi_extractor) if roi_head.with_mask else None
-        self.rpn_cfg, self.cfg = model.rpn_head.test_cfg, roi_head.test_cfg
+        self.pad_value = float(getattr(model.data_preprocessor, "pad_value", 0))
 
-    def networks(self) -> dict[str, nn.Module]:
-        """Return the networks by name; the steps between them have no weights."""
-        parts = {"dense": self.dense, "boxes": self.boxes, "masks": self.masks}
-        return {name: part for name, part in parts.items() if part is not None}
-
+    @abstractmethod
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Detect objects in a normalised image (1, 3, H, W) of any size, which is padded here.
 
         Returns:
             ``boxes`` (D, 4) as x1, y1, x2, y2 in pixels, best first; ``scores`` (D,); ``labels``
-            (D,); ``valid`` (D,), false for detections with a score of ``score_thr`` or less and
-            for padding entries; and for a detector with masks, ``masks`` (D, 28, 28),
-            probabilities in the frame of each box.
+            (D,); ``valid`` (D,), false for entries that do not count; and the masks, if there are
+            any.
         """
-        height, width = image.shape[2:]
-        levels = self.dense(pad_to_multiple(image, self.divisor))
-        num_levels = len(levels) // 3
-        features = levels[:num_levels]
-        proposals, real = self.propose(
-            levels[num_levels : 2 * num_levels], levels[2 * num_levels :], (height, width)
-        )
-        class_scores, deltas = self.boxes(self.box_pooling(features, proposals))
-        class_scores = torch.where(real[:, None], class_scores, NO_SCORE)
-        boxes, scores, labels = self.detect(proposals, class_scores, deltas, (height, width))
-        valid = scores > self.cfg["score_thr"]
-        detections = (boxes, scores, labels, valid)
-        if self.masks is None:
-            return detections
-        masks = self.masks(self.mask_pooling(features, boxes))
-        if masks.shape[1] > 1:
-            chosen = labels[:, None, None, None].expand(-1, 1, *masks.shape[2:])
-            masks = masks.gather(1, chosen)
-        return (*detections, masks[:, 0])
 
-    def propose(
-        self, scores: Sequence[Tensor], deltas: Sequence[Tensor], size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """Return the best boxes of all levels (P, 4), and a mask of the real ones (P,).
+    def networks(self) -> dict[str, nn.Module]:
+        """Return the networks by name; the steps between them have no weights."""
+        return {"dense": self.dense}
 
-        Boxes suppress those of the same level only.
+    def pad(self, image: Tensor) -> Tensor:
+        """Pad an image (1, 3, H, W) at the right and bottom as mmdet's preprocessor does."""
+        return pad_to_multiple(image, self.divisor, self.pad_value)
 
-        Args:
-            scores: (1, A, h, w) for each level.
-            deltas: (1, 4A, h, w) for each level.
-            size: Height and width of the image, to which boxes are clipped.
-        """
-        anchors = self.anchors.grid_priors(
-            [score.shape[2:] for score in scores], scores[0].dtype, scores[0].device
-        )
-        best_of_levels = [
-            self._best_of_level(score, delta, anchor)
-            for score, delta, anchor in zip(scores, deltas, anchors, strict=True)
-        ]
-        score, delta, anchor = (torch.cat(parts) for parts in zip(*best_of_levels, strict=True))
-        level = torch.cat(
-            [part[0].new_full(part[0].shape, i) for i, part in enumerate(best_of_levels)]
-        )
-        boxes = clip(self.box_coders[0].decode(anchor, delta), size)
-        if self.rpn_cfg.get("min_bbox_size", -1) >= 0:
-            sides = boxes[:, 2:] - boxes[:, :2]
-            large = (sides > self.rpn_cfg["min_bbox_size"]).all(1)
-            score = torch.where(large, score, NO_SCORE)
-        kept, best = suppress(
-            boxes, score, level, self.rpn_cfg["nms"]["iou_threshold"], self.rpn_cfg["max_per_img"]
-        )
-        real = kept >= 0
-        return boxes[best] * real[:, None], real
-
-    def _best_of_level(
-        self, score: Tensor, delta: Tensor, anchor: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the ``nms_pre`` best of one level, or all of fewer: (K,), (K, 4), (K, 4)."""
-        score = score[0].permute(1, 2, 0).flatten()
-        delta = delta[0].permute(1, 2, 0).reshape(-1, 4)
-        score, index = best_of(score, self.rpn_cfg.get("nms_pre", -1))
-        return score, delta[index], anchor[index]
-
-    def detect(
-        self, proposals: Tensor, class_scores: Tensor, deltas: Tensor, size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return boxes (D, 4), scores (D,) and labels (D,), suppressed by class, best first.
-
-        Args:
-            proposals: (P, 4).
-            class_scores: (P, classes).
-            deltas: (P, 4), or (P, 4 * classes) with a box for every class.
-            size: Height and width of the image, to which boxes are clipped.
-        """
-        num_classes = class_scores.shape[1]
-        scores, index = best_of(class_scores.flatten(), MAX_CANDIDATES)
-        row, labels = index // num_classes, index % num_classes
-        deltas = deltas.reshape(-1, 4)
-        deltas = deltas[row if len(deltas) == len(proposals) else index]
-        boxes = clip(self.box_coders[1].decode(proposals[row], deltas), size)
-        scores, best = suppress(
-            boxes, scores, labels, self.cfg["nms"]["iou_threshold"], self.cfg["max_per_img"]
-        )
-        real = scores >= 0
-        return boxes[best] * real[:, None], scores, labels[best] * real
+    def maps(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of an image (1, 3, H, W) of any size, in the order of ``map_names``."""
+        return self.dense(self.pad(image))
 
 
-class Pooling(nn.Module):
-    """RoIAlign of each box from the level that suits its size.
+class RawMaps(nn.Module):
+    """The maps of a detector as outputs, for runtimes without non-maximum suppression.
 
     Args:
-        extractor: mmdet's ``SingleRoIExtractor``.
+        detector: The detector.
     """
 
-    def __init__(self, extractor: nn.Module) -> None:
+    def __init__(self, detector: Detector) -> None:
         super().__init__()
-        self.extractor = extractor
+        self.detector = detector
 
-    def forward(self, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
-        """Pool boxes (N, 4) from the features (1, C, h, w) of each level; return (N, C, s, s)."""
-        from torchvision.ops import roi_align
-
-        layers = self.extractor.roi_layers
-        rois = F.pad(boxes, (1, 0))  # the first column is the index of the image, 0
-        levels = self.extractor.map_roi_levels(rois, len(layers))
-        pooled = []
-        for level, layer in enumerate(layers):
-            on_level = levels == level
-            # Every level pools all boxes, so that counts are fixed. Boxes of other levels are
-            # empty, and RoIAlign, which samples by the size of the box, skips them.
-            out = roi_align(
-                features[level],
-                rois * on_level[:, None],
-                layer.output_size,
-                layer.spatial_scale,
-                layer.sampling_ratio,
-                layer.aligned,
-            )
-            pooled.append(torch.where(on_level[:, None, None, None], out, 0.0))
-        return torch.stack(pooled).sum(0)
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of an image (1, 3, H, W); see :meth:`Detector.maps`."""
+        return self.detector.maps(image)
 
 
-def pad_to_multiple(image: Tensor, divisor: int) -> Tensor:
-    """Pad (B, C, H, W) with zeros at the right and bottom to multiples of ``divisor``."""
+def check_nms(where: str, nms: Mapping[str, Any] | None, agnostic: bool = False) -> None:
+    """Raise InputError unless mmcv's suppression is the plain one.
+
+    Args:
+        where: The key of the config, for the message.
+        nms: The setting.
+        agnostic: Suppression across classes is supported too.
+    """
+    options = dict(nms or {"type": None})
+    plain = options.pop("type", "nms") == "nms" and "iou_threshold" in options
+    across = options.pop("class_agnostic", False)
+    others = set(options) - {"iou_threshold", "split_thr"}
+    if not plain or others or (across and not agnostic):
+        shown = None if nms is None else dict(nms)
+        kind = "nms" if agnostic else "nms by class"
+        raise InputError(f"{where}={shown}: export supports plain {kind} with an iou_threshold")
+
+
+def pad_to_multiple(image: Tensor, divisor: int, value: float = 0.0) -> Tensor:
+    """Pad (B, C, H, W) with ``value`` at the right and bottom to multiples of ``divisor``."""
     height, width = image.shape[2:]
-    return F.pad(image, (0, -width % divisor, 0, -height % divisor))
+    missing = (0, -width % divisor, 0, -height % divisor)
+    if all(isinstance(side, int) and side == 0 for side in missing):  # unknown while tracing
+        return image
+    return F.pad(image, missing, value=value)
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -311,7 +156,7 @@ def suppress(
     real = scores >= 0
     # Groups are moved apart, as in mmcv. Boxes that do not count are made identical, so that one of
     # them suppresses all others at once.
-    offset = groups * real * (boxes.max() + 1)
+    offset = groups * real * (torch.where(real[:, None], boxes, 0.0).max() + 1)
     apart = torch.where(real[:, None], boxes + offset[:, None], boxes.new_tensor([-2, -2, -1, -1]))
     kept = nms(apart, scores, iou_threshold)
     left = torch.zeros_like(scores).scatter(0, kept, torch.ones_like(kept, dtype=scores.dtype))

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from care_mm.environment import __version__
 from care_mm.errors import InputError
-from care_mm.export.detector import Detector
+from care_mm.export.detector import Detector, RawMaps
+from care_mm.export.one_stage import OneStageDetector
+from care_mm.export.two_stage import TwoStageDetector
 from care_mm.tasks import Task, task_of_model
 
 INPUT = "image"
-WHAT = ("model", "backbone")
+WHAT = ("model", "backbone", "raw-maps")
 BINARY_THRESHOLD = 0.3  # mmseg's default for segmentors with one output channel
 
 
@@ -31,6 +33,7 @@ class Graph:
         task: ``classifier``, ``segmentor``, ``detector``, ``backbone`` or ``module``.
         outputs: A name for each tensor.
         least: Smallest side of an input in pixels.
+        coarsest: Largest stride of the module's maps in pixels.
         batched: Whether a batch may hold several images.
         about: Further entries of the file's description: classes, normalisation.
     """
@@ -39,6 +42,7 @@ class Graph:
     task: str
     outputs: tuple[str, ...]
     least: int = 32
+    coarsest: int = 32
     batched: bool = True
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -182,7 +186,8 @@ def graph_of(model: nn.Module, what: str = "model", labels: bool = False, **abou
 
     Args:
         model: In evaluation mode.
-        what: ``'model'``, or ``'backbone'`` for the feature pyramid.
+        what: ``'model'``, ``'backbone'`` for the feature pyramid, or ``'raw-maps'`` for the maps of
+            a one-stage detector before decoding.
         labels: Return the label of each pixel of a segmentor instead of logits.
         about: Further entries of the file's description.
 
@@ -202,14 +207,41 @@ def graph_of(model: nn.Module, what: str = "model", labels: bool = False, **abou
     task = _exportable_task(model)
     if labels and task is not Task.SEGMENTATION:
         raise InputError(f"--argmax is for segmentors, the config has a {task.model}")
+    if what == "raw-maps" and (task is not Task.DETECTION or hasattr(model, "roi_head")):
+        raise InputError(
+            f"--what raw-maps is for one-stage detectors, the config has a {type(model).__name__}"
+        )
     if task is Task.CLASSIFICATION:
         return Graph(Classifier(model), task.model, ("logits",), least, about=about)
     if task is Task.SEGMENTATION:
         outputs = ("labels",) if labels else ("logits",)
         return Graph(Segmentor(model, labels), task.model, outputs, least, about=about)
-    masks = ("masks",) if model.roi_head.with_mask else ()
-    outputs = ("boxes", "scores", "labels", "valid", *masks)
-    return Graph(Detector(model), task.model, outputs, least, batched=False, about=about)
+    detector = detector_of(model)
+    graph = Graph(
+        detector, task.model, detector.outputs, least, detector.coarsest, batched=False, about=about
+    )
+    return maps_of(graph) if what == "raw-maps" else graph
+
+
+def detector_of(model: nn.Module) -> Detector:
+    """Return a detector with fixed counts.
+
+    Raises:
+        InputError: The detector is of a kind that cannot be exported.
+    """
+    return TwoStageDetector(model) if hasattr(model, "roi_head") else OneStageDetector(model)
+
+
+def maps_of(graph: Graph) -> Graph:
+    """Return the graph of the maps that a detector computes its detections from.
+
+    The description of a one-stage detector's maps says how they are decoded.
+    """
+    detector = graph.module
+    about = dict(graph.about)
+    if isinstance(detector, OneStageDetector):
+        about["decoding"] = detector.decoding.as_dict()
+    return replace(graph, module=RawMaps(detector), outputs=detector.map_names, about=about)
 
 
 def _exportable_task(model: nn.Module) -> Task:
@@ -219,17 +251,23 @@ def _exportable_task(model: nn.Module) -> Task:
         task = None  # a cascade of heads
     elif task is Task.SEGMENTATION and model.test_cfg.get("mode", "whole") != "whole":
         raise InputError("test_cfg.mode='slide': a graph sees the whole image; set 'whole'")
-    if task is Task.DETECTION and not (hasattr(model, "roi_head") and hasattr(model, "rpn_head")):
+    if task is Task.DETECTION and not _has_known_heads(model):
         task = None
     if task is Task.CLASSIFICATION and not hasattr(model.head, "pre_logits"):
         task = None
     if task is None:
         raise InputError(
             f"{type(model).__name__}: export supports mmpretrain's classifiers, mmseg's "
-            "encoder-decoders and mmdet's two-stage detectors; --what backbone exports the feature "
-            "pyramid of any model"
+            "encoder-decoders and mmdet's one-stage and two-stage detectors; --what backbone "
+            "exports the feature pyramid of any model"
         )
     return task
+
+
+def _has_known_heads(model: nn.Module) -> bool:
+    """Whether a detector has the heads of a two-stage or of a one-stage detector."""
+    two_stage = hasattr(model, "roi_head") and hasattr(model, "rpn_head")
+    return two_stage or (hasattr(model, "bbox_head") and not hasattr(model, "roi_head"))
 
 
 @torch.no_grad()

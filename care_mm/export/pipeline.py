@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,22 @@ from torch import Tensor, nn
 
 from care_mm.errors import InputError, refuse_existing
 from care_mm.export import verify
-from care_mm.export.graphs import graph_of
+from care_mm.export.compare import Finding
+from care_mm.export.detector import RawMaps
+from care_mm.export.graphs import Graph, detector_of, graph_of, maps_of
+from care_mm.export.program import Program
 from care_mm.export.runtimes import TARGETS
-from care_mm.export.stand_in import assembled
+from care_mm.export.stand_in import assembled, decoded, divided
 from care_mm.export.target import Target
 from care_mm.files import PARTIAL, write_bytes
 from care_mm.models.fold import switch_to_deploy
 
 # Sizes to verify files of open size with: not the traced one, and not square.
 _SHAPES = ((224, 320), (192, 160))
+NOTHING_DETECTED = (
+    "nothing is detected in the drawn images: the raw maps, which are the scores and boxes before "
+    "any threshold, were compared instead of detections"
+)
 
 
 class VerificationError(RuntimeError):
@@ -39,7 +46,7 @@ class ExportSettings:
         out: The new file.
         shape: Height and width of the only input size; ``None`` leaves them open, which a target
             with ``fixed_shape`` cannot.
-        what: ``'model'`` or ``'backbone'``.
+        what: One of :data:`care_mm.export.graphs.WHAT`.
         labels: Write the label of each pixel of a segmentor instead of logits.
         precision: ``'fp32'``, or another precision of the target.
         calibration: A folder of images, for ``'int8'``.
@@ -79,6 +86,17 @@ class ExportSettings:
             raise InputError(f"--opset {self.opset}: for {self.format} there is {choices}")
         target.require()
 
+    def write(self, graph: Graph, path: Path, samples: Sequence[Tensor]) -> list[str]:
+        """Write a graph to a file; see :meth:`care_mm.export.target.Target.write`."""
+        return self.target.write(
+            graph,
+            path,
+            shape=self.shape,
+            precision=self.precision,
+            samples=samples,
+            opset=self.opset,
+        )
+
 
 def export(
     original: nn.Module,
@@ -108,23 +126,19 @@ def export(
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=PARTIAL, dir=out.parent))
     try:
         path = folder / out.name
-        lines = settings.target.write(
-            graph,
-            path,
-            shape=shape,
-            precision=precision,
-            samples=samples,
-            opset=settings.opset,
-        )
+        lines = settings.write(graph, path, samples)
         program = settings.target.open(path)
-        program = assembled(model, program) if program else verify.Folded(graph)
         reference = graph_of(original, settings.what, settings.labels)
         images = [
             verify.drawn_images(size, graph.about) for size in ([shape] if shape else _SHAPES)
         ]
         if settings.labels:
             images = [verify.with_two_classes(reference.module, batch) for batch in images]
-        findings = verify.differences(original, reference, program, images, precision)
+        candidate = _candidate(model, graph, program)
+        findings = verify.differences(original, reference, candidate, images, precision)
+        if verify.nothing_detected(findings):
+            lines.append(NOTHING_DETECTED)
+            findings = _map_findings(settings, original, graph, program, images, samples)
         _refuse(out, findings)
         _publish(folder, out.parent)
     finally:
@@ -132,7 +146,42 @@ def export(
     return [*lines, *map(str, findings)]
 
 
-def _refuse(out: Path, findings: Sequence[verify.Finding]) -> None:
+def _candidate(model: nn.Module, graph: Graph, program: Program | None) -> verify.Run:
+    """Return the opened file, or the folded model for a file that cannot be run here."""
+    if program is not None:
+        return assembled(model, program)
+    folded = verify.Folded(graph)
+    return decoded(folded, graph.about["decoding"]) if "decoding" in graph.about else folded
+
+
+def _map_findings(
+    settings: ExportSettings,
+    original: nn.Module,
+    graph: Graph,
+    program: Program | None,
+    images: Sequence[Tensor],
+    samples: Sequence[Tensor],
+) -> list[Finding]:
+    """Compare the raw maps of a detector.
+
+    A complete file does not have them as outputs. They are written into another file, for the same
+    runtime and with the same settings.
+    """
+    detector = detector_of(original)
+    maps = graph if isinstance(graph.module, RawMaps) else maps_of(graph)
+    with tempfile.TemporaryDirectory() as folder:
+        if program is not None and program.parts:
+            run = verify.Folded(maps_of(replace(graph, module=divided(original, program))))
+        elif program is not None and program.about["outputs"] != maps.outputs:
+            path = Path(folder) / settings.out.name
+            settings.write(maps, path, samples)
+            run = settings.target.open(path)
+        else:
+            run = program or verify.Folded(maps)
+        return verify.map_differences(detector, run, images, settings.precision)
+
+
+def _refuse(out: Path, findings: Sequence[Finding]) -> None:
     """Raise an error unless all findings are ok.
 
     Raises:

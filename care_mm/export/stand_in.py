@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 
 from care_mm.checkpoint.matching import load_model
 from care_mm.errors import InputError
-from care_mm.export.detector import Detector
-from care_mm.export.graphs import threshold_of
+from care_mm.export.decoding import Decoder, Decoding
+from care_mm.export.graphs import detector_of, threshold_of
 from care_mm.export.program import Program
 from care_mm.export.runtimes import TARGETS
+from care_mm.export.two_stage import TwoStageDetector
 from care_mm.tasks import Task, task_of_model
 
+Detect = Callable[[Tensor], dict[str, Tensor]]
 # Suffix of a file -> the runtime that runs it.
 _RUNTIMES = {target.suffix: target for target in TARGETS.values() if target.program}
 
@@ -85,7 +88,7 @@ def stand_in(model: nn.Module, program: Program) -> dict[str, Any]:
         model.head.forward = lambda logits: logits
     elif fits and task is Task.SEGMENTATION:
         model.encode_decode = partial(_logits, program, model.decode_head)
-    elif fits and hasattr(model, "roi_head"):
+    elif fits and _detects_the_same(model, program):
         model.predict = partial(_predict_instances, model, assembled(model, program))
     else:
         raise InputError(
@@ -95,21 +98,52 @@ def stand_in(model: nn.Module, program: Program) -> dict[str, Any]:
     return {"dataset_meta": program.about.get("dataset_meta")}
 
 
-def assembled(model: nn.Module, program: Program) -> Callable[[Tensor], dict[str, Tensor]]:
-    """Return the program, with torch between the parts of a divided detector.
+def _detects_the_same(model: nn.Module, program: Program) -> bool:
+    """Whether a program has the outputs of a detector, final or raw."""
+    detector = detector_of(model)
+    return program.about["outputs"] in (detector.outputs, detector.map_names)
+
+
+def assembled(model: nn.Module, program: Program) -> Detect:
+    """Return the program, with everything in torch that the file of a detector lacks.
 
     Args:
-        model: The detector that the program was made from; it has the anchors and thresholds.
+        model: The detector that the program was made from. It has the anchors and thresholds of a
+            file with the networks of a two-stage detector.
         program: A program for any task.
     """
+    if "decoding" in program.about:
+        return decoded(program, program.about["decoding"])
     if not program.parts:
         return program
-    detector = Detector(model, **program.parts)
+    detector = divided(model, program)
 
     @torch.no_grad()
     def detect(image: Tensor) -> dict[str, Tensor]:
         program.check_shape(image)
         return dict(zip(program.about["outputs"], detector(image), strict=True))
+
+    return detect
+
+
+def divided(model: nn.Module, program: Program) -> TwoStageDetector:
+    """Return a two-stage detector whose networks are those of a program."""
+    return TwoStageDetector(model, **program.parts)
+
+
+def decoded(run: Detect, decoding: Mapping[str, Any]) -> Detect:
+    """Return a function that decodes the raw maps of a one-stage detector.
+
+    Args:
+        run: Returns the raw maps by name for an image (1, 3, H, W).
+        decoding: The entry of the same name in the file's description.
+    """
+    decoder = Decoder(Decoding.from_dict(decoding))
+
+    @torch.no_grad()
+    def detect(image: Tensor) -> dict[str, Tensor]:
+        results = decoder(run(image), tuple(image.shape[2:]))
+        return dict(zip(decoder.decoding.outputs, results, strict=True))
 
     return detect
 
@@ -139,7 +173,7 @@ def logits_of_labels(labels: Tensor, head: nn.Module) -> Tensor:
 
 def _predict_instances(
     model: nn.Module,
-    detect: Callable[[Tensor], dict[str, Tensor]],
+    detect: Detect,
     images: Tensor,
     samples: list,
     rescale: bool = True,
@@ -161,8 +195,9 @@ def instances_of(
     """Return mmdet's instances for the outputs of a program.
 
     Args:
-        model: The detector, whose mask head places masks in the image.
-        outputs: ``boxes`` (N, 4), ``scores``, ``labels``, and with masks ``masks`` (N, h, w).
+        model: The detector, whose head places masks in the image.
+        outputs: ``boxes`` (N, 4), ``scores``, ``labels``, and with masks ``masks`` (N, h, w) in the
+            frames of boxes, or ``mask_logits`` (N, h, w) of the whole image.
         meta: ``scale_factor`` and ``ori_shape`` of the sample.
         rescale: Rescale to the size of the image file.
     """
@@ -181,4 +216,35 @@ def instances_of(
         result.bboxes, result.masks = frames.bboxes, frames.masks  # rescaled by the mask head
     elif rescale:
         result.bboxes = boxes / boxes.new_tensor(meta["scale_factor"]).repeat(1, 2)
+    if "mask_logits" in outputs:
+        head = model.bbox_head
+        probabilities = resized_masks(
+            outputs["mask_logits"], head.prior_generator.strides[0][0], meta, rescale
+        )
+        result.masks = probabilities > head.test_cfg["mask_thr_binary"]
     return result
+
+
+def resized_masks(
+    logits: Tensor, stride: float, meta: Mapping[str, Any], rescale: bool = True
+) -> Tensor:
+    """Return the mask probabilities (N, H, W) of RTMDet-Ins as mmdet resizes them.
+
+    Args:
+        logits: (N, h, w).
+        stride: Pixels of the input for each value.
+        meta: ``scale_factor`` and ``ori_shape`` of the sample.
+        rescale: Resize to the size of the image file, and cut off the padding.
+    """
+    height, width = (
+        meta["ori_shape"][:2] if rescale else [int(stride * s) for s in logits.shape[1:]]
+    )
+    if not len(logits):
+        return logits.new_zeros(0, height, width)
+    masks = F.interpolate(logits[None], scale_factor=stride, mode="bilinear")
+    if rescale:
+        scale_x, scale_y = meta["scale_factor"][:2]
+        sides = masks.shape[2] * (1 / scale_y), masks.shape[3] * (1 / scale_x)
+        size = [math.ceil(side) for side in sides]
+        masks = F.interpolate(masks, size, mode="bilinear", align_corners=False)
+    return masks[0, :, :height, :width].sigmoid()

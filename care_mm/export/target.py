@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from care_mm.export.graphs import Graph, in_precision
+from care_mm.export.graphs import Graph, in_precision, maps_of
+from care_mm.export.one_stage import OneStageDetector
 from care_mm.export.program import Program, needs
 from care_mm.export.trace import Part, trace
 
@@ -55,8 +56,9 @@ class Target(ABC):
         opsets: Values of ``--opset``, of which the first is the default; empty if there are none.
         casts: Precision to the dtype that the module is converted to before tracing.
         fixed_shape: Whether a file accepts a single input size only.
-        whole_detector: Whether a file holds a detector up to its final boxes and masks, instead of
-            its networks alone.
+        whole_detector: Whether a file holds a detector up to its final boxes and masks. Otherwise
+            the file of a one-stage detector holds its raw maps, and that of a two-stage detector
+            its networks.
         program: The class of opened files; ``None`` if they cannot be run here.
     """
 
@@ -103,6 +105,8 @@ class Target(ABC):
             InputError: The graph cannot be traced with that shape, has operators that the runtime
                 lacks, or a package is not installed.
         """
+        if not self.whole_detector and isinstance(graph.module, OneStageDetector):
+            graph = maps_of(graph)
         if precision in self.casts:
             graph = in_precision(graph, self.casts[precision])
         parts = trace(graph, shape, batch, divide=not self.whole_detector)

@@ -9,11 +9,10 @@ import torch.export
 from torch import Tensor, nn
 
 from care_mm.errors import InputError, one_line
-from care_mm.export.detector import Detector
 from care_mm.export.graphs import Graph
+from care_mm.export.two_stage import TwoStageDetector
 
-# An open size is traced with a shape that is not square and equals no number of channels.
-_OPEN_BATCH, _OPEN_SHAPE = 2, (96, 160)
+_OPEN_BATCH = 2
 _MAX_SIDE, _MAX_BATCH = 1 << 13, 1 << 10
 WHOLE = "forward"  # name of the only part of a graph that is not divided
 
@@ -38,8 +37,9 @@ def trace(
         shape: Height and width of the only input size; ``None`` leaves them open, and the number
             of images too unless the graph accepts one only.
         batch: Images of an input of fixed size.
-        divide: Return the networks of a detector, ``dense``, ``boxes`` and ``masks``, without the
-            steps between them. Needs a fixed size. Other graphs have the one part ``WHOLE``.
+        divide: Return the networks of a two-stage detector, ``dense``, ``boxes`` and ``masks``,
+            without the steps between them. Needs a fixed size. Other graphs have the one part
+            ``WHOLE``.
 
     Raises:
         InputError: The size is too small for the model, the graph accepts one image only, or the
@@ -51,8 +51,8 @@ def trace(
         )
     if batch > 1 and not graph.batched:
         raise InputError(f"the file of a {graph.task} accepts one image at a time, not {batch}")
-    example, dynamic = torch.zeros(batch, 3, *(shape or _OPEN_SHAPE)), None
-    if divide and isinstance(graph.module, Detector):
+    example, dynamic = torch.zeros(batch, 3, *(shape or _open_shape(graph))), None
+    if divide and isinstance(graph.module, TwoStageDetector):
         return {
             name: Part(module, argument, _export(graph, module, argument, None))
             for name, module, argument in _networks(graph.module, example)
@@ -61,13 +61,19 @@ def trace(
         dynamic = {2: _side("height", graph), 3: _side("width", graph)}
         if graph.batched:
             dynamic[0] = torch.export.Dim("batch", max=_MAX_BATCH)
-            example = torch.zeros(_OPEN_BATCH, 3, *_OPEN_SHAPE)
+            example = torch.zeros(_OPEN_BATCH, 3, *_open_shape(graph))
     return {WHOLE: Part(graph.module, example, _export(graph, graph.module, example, dynamic))}
+
+
+def _open_shape(graph: Graph) -> tuple[int, int]:
+    """Return the shape that an open size is traced with: not square, and no map has a side of 1."""
+    return 2 * graph.coarsest + 32, 4 * graph.coarsest + 32
 
 
 def _side(name: str, graph: Graph) -> torch.export.Dim:
     # torch.export specialises on maps of size 1, so the range starts at 2; the files accept 1.
-    return torch.export.Dim(name, min=2 * graph.least, max=_MAX_SIDE)
+    least = max(2 * graph.least, graph.coarsest + 1)
+    return torch.export.Dim(name, min=least, max=_MAX_SIDE)
 
 
 def _export(
@@ -89,8 +95,8 @@ def _export(
         raise InputError(f"this {graph.task} cannot be traced ({reason}){hint}") from error
 
 
-def _networks(detector: Detector, image: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
-    """Return the networks of a detector in the order of their calls, with an input for each."""
+def _networks(detector: TwoStageDetector, image: Tensor) -> list[tuple[str, nn.Module, Tensor]]:
+    """Return the networks in the order of their calls, with an input for each."""
     calls = []
     hooks = [
         module.register_forward_pre_hook(

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from care_mm.config import load_config
 from care_mm.errors import InputError
-from care_mm.export import pipeline, verify
+from care_mm.export import compare, pipeline, verify
+from care_mm.export.compare import Detections, Finding, compare_detections, compare_tensors
 from care_mm.export.graphs import Segmentor, graph_of, labels_of
-from care_mm.export.verify import Detections, Finding, compare_detections, compare_tensors
 from care_mm.predict.predictor import Predictor
 
-LIMITS = verify.LIMITS["fp32"]
+LIMITS = compare.LIMITS["fp32"]
 NAN, INF = float("nan"), float("inf")
 
 

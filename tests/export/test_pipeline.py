@@ -10,7 +10,7 @@ import pytest
 import tool
 from export.conftest import MakeJob
 
-from care_mm.export import verify
+from care_mm.export import compare
 from care_mm.export.pipeline import ExportSettings
 from care_mm.export.runtimes import TARGETS
 
@@ -18,8 +18,8 @@ from care_mm.export.runtimes import TARGETS
 def test_a_difference_beyond_the_limit_leaves_no_file(
     job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strict = dataclasses.replace(verify.LIMITS["fp32"], relative_error=0.0)
-    monkeypatch.setitem(verify.LIMITS, "fp32", strict)
+    strict = dataclasses.replace(compare.LIMITS["fp32"], relative_error=0.0)
+    monkeypatch.setitem(compare.LIMITS, "fp32", strict)
     with pytest.raises(SystemExit, match="largest relative difference") as caught:
         options = ("--format", "onnx", "--out", tmp_path / "x.onnx", "--shape", 64, 96)
         tool.call("export", *job("classifier"), *options)
@@ -47,6 +47,7 @@ def test_an_existing_file_is_kept(job: MakeJob, tmp_path: Path, capsys, companio
         (("--format", "openvino", "--out", "x.xml", "--opset", 17), "there is no choice"),
         (("--format", "onnx", "--out", "x.onnx", "--shape", 16, 64), "at least 32"),
         (("--format", "onnx", "--out", "x.onnx", "--argmax"), "for segmentors"),
+        (("--format", "onnx", "--out", "x.onnx", "--what", "raw-maps"), "for one-stage detectors"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(
@@ -77,5 +78,5 @@ def test_a_missing_runtime_is_named(
 def test_every_precision_of_a_target_has_limits() -> None:
     for name, target in TARGETS.items():
         assert ExportSettings(name, Path(f"x{target.suffix}")).target is target
-        assert set(target.precisions) <= set(verify.LIMITS)
+        assert set(target.precisions) <= set(compare.LIMITS)
         assert set(target.casts) <= set(target.precisions)

@@ -17,7 +17,7 @@ from export.conftest import MakeFile
 from torch import Tensor, nn
 
 from care_mm.errors import InputError
-from care_mm.export import verify
+from care_mm.export import compare, verify
 from care_mm.export.graphs import graph_of_module
 from care_mm.export.onnx import lower_to_17
 from care_mm.export.runtimes import TARGETS
@@ -29,7 +29,7 @@ def difference_from_onnx(file: Path, reference: Path, shape: tuple[int, int]) ->
     program = open_program(file)
     images = verify.drawn_images(shape, program.about)
     expected = open_program(reference)(images)["logits"]
-    return verify.relative_difference(program(images)["logits"], expected)
+    return compare.relative_difference(program(images)["logits"], expected)
 
 
 def test_the_pyramid_of_a_backbone_has_its_stages(exported: MakeFile) -> None:

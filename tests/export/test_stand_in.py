@@ -16,7 +16,7 @@ from torch import nn
 
 from care_mm.config import load_config
 from care_mm.errors import InputError
-from care_mm.export import verify
+from care_mm.export import compare, verify
 from care_mm.export.graphs import graph_of_module, labels_of, read_metadata
 from care_mm.export.stand_in import logits_of_labels, open_program, stand_in
 from care_mm.predict.predictor import Predictor
@@ -47,7 +47,7 @@ def test_a_segmentor_has_the_same_labels_and_logits(
     labels = expected.pred_sem_seg.data
     assert labels.shape == (1, 131, 192) and len(labels.unique()) > 2
     assert float((labels == actual.pred_sem_seg.data).float().mean()) >= 0.999
-    error = verify.relative_difference(actual.seg_logits.data, expected.seg_logits.data)
+    error = compare.relative_difference(actual.seg_logits.data, expected.seg_logits.data)
     assert error <= 1e-4
 
 
@@ -58,10 +58,10 @@ def test_a_detector_has_the_same_detections(
     assert len(expected.pred_instances) > 5
     assert actual.pred_instances.masks.shape[1:] == (131, 192)
     reference, candidate = (
-        verify.Detections(p.bboxes, p.scores, p.labels, p.masks.float())
+        compare.Detections(p.bboxes, p.scores, p.labels, p.masks.float())
         for p in (expected.pred_instances, actual.pred_instances)
     )
-    partner = verify.match(reference, candidate, verify.LIMITS["fp32"])
+    partner = compare.match(reference, candidate, compare.LIMITS["fp32"])
     assert (partner >= 0).all() and len(reference) == len(candidate)
     overlap = (reference.masks * candidate.masks[partner]).sum((1, 2))
     union = (reference.masks + candidate.masks[partner]).clamp(max=1).sum((1, 2))

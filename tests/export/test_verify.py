@@ -8,13 +8,13 @@ from export.conftest import MakeFile, MakeJob
 from torch import Tensor
 
 from care_mm.config import load_config
-from care_mm.export import verify
+from care_mm.export import compare, verify
+from care_mm.export.compare import Detections, ImageComparison, compare_image
 from care_mm.export.graphs import graph_of
 from care_mm.export.stand_in import open_program
-from care_mm.export.verify import Detections, ImageComparison, compare_image
 from care_mm.predict.predictor import Predictor
 
-LIMITS = verify.LIMITS["fp32"]
+LIMITS = compare.LIMITS["fp32"]
 BOXES = torch.tensor([[0.0, 0, 40, 40], [50, 0, 90, 40], [0, 50, 40, 90]])
 SCORES = torch.tensor([0.9, 0.8, 0.7])
 
@@ -46,7 +46,7 @@ def test_equal_detections_match_in_any_order() -> None:
     cut = float(SCORES.min())  # fixed counts may have cut off a tie
     actual = compare_image(reference, reference, 0.05, LIMITS, cut)
     assert actual == ImageComparison(total=4, unmatched=0)
-    assert (verify.match(reference, shuffled, LIMITS) == torch.tensor([1, 2, 0])).all()
+    assert (compare.match(reference, shuffled, LIMITS) == torch.tensor([1, 2, 0])).all()
 
 
 def test_a_moved_box_matches_on_neither_side() -> None:
@@ -66,7 +66,7 @@ def test_differences_of_scores_and_masks_are_measured() -> None:
 def test_findings_sum_up_the_images() -> None:
     moved = detections(BOXES + torch.tensor([[0.0], [5], [0]]), mask=0.75)
     findings = list(
-        verify.compare_detections([detections()] * 2, [detections(), moved], 0.05, LIMITS)
+        compare.compare_detections([detections()] * 2, [detections(), moved], 0.05, LIMITS)
     )
     assert [finding.name for finding in findings] == [
         "matched share of 12 detections",
@@ -78,5 +78,5 @@ def test_findings_sum_up_the_images() -> None:
 
 
 def test_tensors_of_another_shape_differ_without_limit() -> None:
-    assert verify.relative_difference(torch.zeros(2), torch.zeros(3)) == float("inf")
-    assert not verify.Finding("x", float("nan"), 1.0).ok
+    assert compare.relative_difference(torch.zeros(2), torch.zeros(3)) == float("inf")
+    assert not compare.Finding("x", float("nan"), 1.0).ok
