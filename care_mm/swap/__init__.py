@@ -1,4 +1,4 @@
-"""CARE in place of the backbone of an mmdet or mmseg config."""
+"""CARE, or one of its peers, in place of the backbone of an mmdet or mmseg config."""
 
 from care_mm.swap.backbone import Swap, swap_backbone
 from care_mm.swap.config_file import Source, read, swap_file, swap_text

@@ -9,9 +9,9 @@ from mmengine.config import Config, ConfigDict
 from care_mm.config import is_pretrained, without_pretrained
 
 # The numbers of our own configs in configs/_base_; tests/swap/test_adapt.py compares them.
-MEAN = [123.675, 116.28, 103.53]  # of ImageNet in RGB, as CARE was trained
+MEAN = [123.675, 116.28, 103.53]  # of ImageNet in RGB, as CARE and its peers were trained
 STD = [58.395, 57.12, 57.375]
-DIVISOR = 32  # CARE rounds odd sizes down, so padding keeps every map at its exact stride
+DIVISOR = 32  # backbones round odd sizes down or up; padding keeps every map at its exact stride
 PREPROCESSORS = {
     "mmdet": {"type": "DetDataPreprocessor"},
     "mmseg": {"type": "SegDataPreProcessor", "pad_val": 0, "seg_pad_val": 255},
@@ -49,8 +49,17 @@ def drop_old_weights(config: Config, prefix: tuple[str, ...], remarks: Remarks) 
         config.load_from = None
 
 
-def normalise(config: Config, scope: str) -> None:
-    """Set RGB input, ImageNet's mean and deviation, and image sides divisible by 32."""
+def normalise(
+    config: Config, scope: str, statistics: tuple[list[float], list[float]] | None = None
+) -> None:
+    """Set RGB input, its mean and deviation, and image sides divisible by 32.
+
+    Args:
+        config: Changed in place.
+        scope: ``'mmdet'`` or ``'mmseg'``.
+        statistics: Mean and deviation in RGB, from 0 to 255; ``None`` for ImageNet's.
+    """
+    mean, deviation = statistics or (MEAN, STD)
     holder = config.model if "data_preprocessor" in config.model else config
     if "data_preprocessor" not in holder:
         holder = config.model
@@ -59,7 +68,7 @@ def normalise(config: Config, scope: str) -> None:
     # Semi-supervised detectors wrap the preprocessor in one with several branches.
     while isinstance(settings.get("data_preprocessor"), Mapping):
         settings = settings.data_preprocessor
-    settings.update(mean=list(MEAN), std=list(STD), bgr_to_rgb=True)
+    settings.update(mean=list(mean), std=list(deviation), bgr_to_rgb=True)
     if settings.get("rgb_to_bgr"):
         settings.rgb_to_bgr = False
     if scope == "mmdet":
@@ -80,11 +89,11 @@ def drop_layer_decay(config: Config, remarks: Remarks) -> None:
         wrapper.pop("paramwise_cfg", None)
 
 
-def add_import(config: Config) -> None:
-    """Append care_mm to ``custom_imports``."""
+def add_import(config: Config, module: str) -> None:
+    """Append ``care_mm`` or one of its packages to ``custom_imports``."""
     imports = dict(config.get("custom_imports") or {"allow_failed_imports": False})
     modules = imports.pop("imports", None) or []
     modules = [modules] if isinstance(modules, str) else list(modules)
-    if "care_mm" not in modules:
-        modules.append("care_mm")
+    if module not in modules:
+        modules.append(module)
     config.custom_imports = ConfigDict(imports=modules, **imports)

@@ -1,4 +1,4 @@
-"""Replace the backbone of an mmdet or mmseg config by CARE."""
+"""Replace the backbone of an mmdet or mmseg config by CARE or one of its peers."""
 
 from __future__ import annotations
 
@@ -11,36 +11,32 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from care_mm.errors import InputError
-from care_mm.models.arch import Arch
-from care_mm.models.backbone import CARETransformer
 from care_mm.swap.adapt import add_import, drop_layer_decay, drop_old_weights, normalise
+from care_mm.swap.choices import CARE, Choice, choose
 from care_mm.swap.probe import Map, measure
 from care_mm.swap.refusals import refuse_backbone, refuse_model
 from care_mm.swap.wiring import Feed, rewire_decode_heads, rewire_detection_heads, rewire_neck
 
-# As in our own configs, which tests/swap/test_adapt.py compares. No entry: no drop path.
-DROP_PATH = {"s2": 0.1}
-
 
 @dataclass
 class Swap:
-    """A config with CARE in it.
+    """A config with a new backbone.
 
     Attributes:
         config: The complete new config.
         changes: The content of a config file that has the old config as its ``_base_``.
-        arch: The given ``arch``.
-        out_indices: The stages of CARE in use.
-        checkpoint: The weights that CARE starts from, or ``None``.
+        choice: The new backbone.
+        out_indices: Its stages in use.
+        checkpoint: The weights that it starts from, or ``None``.
         old_backbone: Type of the replaced backbone.
         old_maps: The feature maps of the replaced backbone.
-        new_maps: The feature maps of CARE.
+        new_maps: The feature maps of the new one.
         remarks: Path in ``changes`` -> a remark for readers of the new config.
     """
 
     config: Config
     changes: dict[str, Any]
-    arch: str | Mapping
+    choice: Choice
     out_indices: tuple[int, ...]
     checkpoint: str | None
     old_backbone: str
@@ -50,63 +46,69 @@ class Swap:
 
 
 def swap_backbone(
-    config: Config, arch: str | Mapping = "s1", checkpoint: str | None = None
+    config: Config,
+    arch: str | Mapping | None = None,
+    checkpoint: str | None = None,
+    backbone: str = CARE,
 ) -> Swap:
-    """Replace the backbone of a detector or segmentor by CARE.
+    """Replace the backbone of a detector or segmentor by CARE or one of its peers.
 
     The old backbone, and the neck if there is one, are built and run once, to measure the widths
-    and strides that the rest of the model expects. The stages of CARE with these strides replace
-    the old maps.
+    and strides that the rest of the model expects. The stages of the new backbone with these
+    strides replace the old maps.
 
     Args:
         config: An mmdet or mmseg config; it is not changed.
-        arch: ``'s0'``, ``'s1'``, ``'s2'``, or a dict with the fields of
-            :class:`care_mm.models.arch.Arch`.
-        checkpoint: Weights of the backbone. Default: the path in our own configs for a named
-            ``arch``, and random weights for a dict.
+        arch: The size of the new backbone; ``None`` for its default, which is ``'s1'`` for CARE.
+            For CARE, also a dict with the fields of :class:`care_mm.models.arch.Arch`.
+        checkpoint: Weights of the backbone. Default: the path in our own configs, or a path of the
+            same form for a peer, and random weights for a dict.
+        backbone: A name of :data:`care_mm.swap.choices.NAMES`, or ``timm:NAME``.
 
     Raises:
-        InputError: ``arch`` is unknown, the config is not one of mmdet or mmseg or has no
-            backbone, or CARE does not fit into the model.
+        InputError: ``backbone`` or ``arch`` is unknown, the config is not one of mmdet or mmseg or
+            has no backbone, or the new backbone does not fit into the model.
     """
-    try:
-        num_stages = len(Arch.get(arch).depths)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    scope, prefix = _find_backbone(config)
+    choice = choose(backbone, arch)
+    scope, prefix = _find_backbone(config, choice.system)
     new = copy.deepcopy(config)
     remarks: dict[tuple, str] = {}
     drop_old_weights(new, prefix, remarks)
     holder = _holder(new, prefix)
     where = ".".join(("model", *prefix))
     old = holder.backbone
-    refuse_model(holder, where)
-    refuse_backbone(old, f"{where}.backbone")
+    refuse_model(holder, where, choice.system)
+    refuse_backbone(old, f"{where}.backbone", choice.config["type"])
 
     measured = measure(old, scope, f"{where}.backbone {old.type}")
-    stages = _stages(old, measured.maps, num_stages, scope, f"{where}.backbone {old.type}")
+    stages = _stages(old, measured.maps, choice, scope, f"{where}.backbone {old.type}")
     out_indices = tuple(sorted({stage for group in stages for stage in group}))
-    holder.backbone = ConfigDict(_care(old, holder, measured.norm_eval, arch, out_indices, scope))
-    if checkpoint is None and isinstance(arch, str):
-        checkpoint = f"checkpoints/care_{arch.lower()}_in1k.pth"
+    settings, synchronise = _norm_settings(old, holder, measured.norm_eval, choice, scope)
+    holder.backbone = ConfigDict({**choice.config, "out_indices": out_indices, **settings})
+    if synchronise:
+        new.sync_bn = "torch"
+        remarks[("sync_bn",)] = "The old backbone had SyncBN. This converts all batch norms."
+    if checkpoint is None:
+        checkpoint = choice.checkpoint
+        if choice.weights:
+            remarks[("model", *prefix, "backbone", "init_cfg")] = choice.weights
     if checkpoint is not None:
         holder.backbone.init_cfg = ConfigDict(type="Pretrained", checkpoint=checkpoint)
-    care = CARETransformer(arch, out_indices=out_indices)
-    maps = tuple(map(Map, care.out_channels, care.out_strides))
+    maps = choice.maps(out_indices)
     feeds = [
         Feed(old_map, tuple(out_indices.index(stage) for stage in group))
         for old_map, group in zip(measured.maps, stages, strict=True)
     ]
-    for path, remark in _rewire(holder, feeds, maps, scope, where):
+    for path, remark in _rewire(holder, feeds, maps, scope, where, choice.system):
         remarks[("model", *prefix, *path)] = remark
 
-    normalise(new, scope)
+    normalise(new, scope, choice.pixel_statistics())
     drop_layer_decay(new, remarks)
-    add_import(new)
+    add_import(new, choice.module)
     return Swap(
         config=new,
         changes=difference(config.to_dict(), new.to_dict()),
-        arch=arch,
+        choice=choice,
         out_indices=out_indices,
         checkpoint=checkpoint,
         old_backbone=str(old.type),
@@ -136,14 +138,14 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]
     return changes
 
 
-def _find_backbone(config: Config) -> tuple[str, tuple[str, ...]]:
+def _find_backbone(config: Config, system: str) -> tuple[str, tuple[str, ...]]:
     """Return the scope, and the path from ``model`` to the dict that holds the backbone."""
     scope, model = config.get("default_scope"), config.get("model")
     if not isinstance(model, Mapping):
         raise InputError("the config has no model: give one that describes a complete training")
     paths = list(_holders(model, ()))
     if not paths:
-        raise InputError(f"model {model.get('type')} has no backbone that CARE could replace")
+        raise InputError(f"model {model.get('type')} has no backbone that {system} could replace")
     if len(paths) > 1:
         places = ", ".join(".".join(("model", *path, "backbone")) for path in paths)
         raise InputError(
@@ -177,35 +179,36 @@ def _holders(node: Mapping, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def _stages(
-    old: Mapping, maps: Sequence[Map], num_stages: int, scope: str, where: str
+    old: Mapping, maps: Sequence[Map], choice: Choice, scope: str, where: str
 ) -> list[tuple[int, ...]]:
-    """Return, for each old map, the stages of CARE that replace it.
+    """Return, for each old map, the stages of the new backbone that replace it.
 
     That is the stage of the same stride. For a map that a segmentor's backbone keeps large by
     dilation, it is all stages from the same stride down to the same depth.
 
     Raises:
-        InputError: The maps are not a pyramid, or CARE has no such stride.
+        InputError: The maps are not a pyramid, or the new backbone has no such stride.
     """
+    num_stages, system = choice.num_stages, choice.system
     strides = [4 * 2**i for i in range(num_stages)]
     old_strides, old_widths = [m.stride for m in maps], [m.channels for m in maps]
     shape = f"returns maps of strides {old_strides} and widths {old_widths}"
     unknown = sorted(set(old_strides) - set(strides))
     if unknown:
-        raise InputError(f"{where} {shape}: CARE has strides {strides}, not {unknown}")
+        raise InputError(f"{where} {shape}: {system} has strides {strides}, not {unknown}")
     pairs = list(itertools.pairwise(maps))
     dilated = any(d > 1 for d in old.get("dilations") or ())
     if all(a.stride < b.stride for a, b in pairs) and not (dilated and scope == "mmseg"):
         return [(strides.index(m.stride),) for m in maps]
     if any(a.stride > b.stride or a.channels >= b.channels for a, b in pairs):
-        raise InputError(f"{where} {shape}: that is not a pyramid, but CARE returns one")
+        raise InputError(f"{where} {shape}: that is not a pyramid, but {system} returns one")
     if scope != "mmseg":
         raise InputError(
-            f"{where} {shape}: it is dilated, CARE is not, and a detector's anchors and boxes "
+            f"{where} {shape}: it is dilated, {system} is not, and a detector's anchors and boxes "
             "depend on the strides"
         )
     if len(maps) > num_stages:
-        raise InputError(f"{where} {shape}: CARE has {num_stages} stages")
+        raise InputError(f"{where} {shape}: {system} has {num_stages} stages")
     depths = range(num_stages - len(maps), num_stages)
     return [
         tuple(range(min(strides.index(m.stride), depth), depth + 1))
@@ -213,25 +216,25 @@ def _stages(
     ]
 
 
-def _care(
-    old: Mapping,
-    holder: Mapping,
-    norm_eval: bool | None,
-    arch: str | Mapping,
-    out_indices: tuple[int, ...],
-    scope: str,
-) -> dict[str, Any]:
-    """Return the config of the new backbone, without its weights."""
-    care = {"type": "CARETransformer", "arch": arch, "out_indices": out_indices}
-    if isinstance(arch, str) and arch.lower() in DROP_PATH:
-        care["drop_path_rate"] = DROP_PATH[arch.lower()]
+def _norm_settings(
+    old: Mapping, holder: Mapping, norm_eval: bool | None, choice: Choice, scope: str
+) -> tuple[dict[str, Any], bool]:
+    """Return the drop path and the norms of the new backbone, and whether the run converts norms.
+
+    Only CARE has an argument for the kind of norm. For the others, mmengine converts the batch
+    norms of the whole model.
+    """
+    settings: dict[str, Any] = {}
+    if choice.drop_path_rate:
+        settings["drop_path_rate"] = choice.drop_path_rate
     if norm_eval is None:  # the old backbone has no batch norm; detectors have small batches
         norm_eval = scope == "mmdet"
     if norm_eval:
-        care["norm_eval"] = True
-    elif "SyncBN" in _norm_types(old, holder):
-        care["norm_cfg"] = {"type": "SyncBN"}
-    return care
+        return settings | {"norm_eval": True}, False
+    synchronise = "SyncBN" in _norm_types(old, holder)
+    if synchronise and choice.system == "CARE":
+        return settings | {"norm_cfg": {"type": "SyncBN"}}, False
+    return settings, synchronise
 
 
 def _norm_types(old: Mapping, holder: Mapping) -> Iterator[str | None]:
@@ -246,19 +249,21 @@ def _norm_types(old: Mapping, holder: Mapping) -> Iterator[str | None]:
 
 
 def _rewire(
-    holder: dict, feeds: Sequence[Feed], maps: Sequence[Map], scope: str, where: str
+    holder: dict, feeds: Sequence[Feed], maps: Sequence[Map], scope: str, where: str, system: str
 ) -> Iterator[tuple[tuple, str]]:
     """Set the inputs of all readers of the backbone, and yield paths with remarks."""
     neck = holder.get("neck")
     if neck is not None:
         if any(len(feed.new) > 1 for feed in feeds):
-            raise InputError(f"{where}.neck reads a dilated backbone, and CARE cannot be dilated")
+            raise InputError(
+                f"{where}.neck reads a dilated backbone, and {system} cannot be dilated"
+            )
         old_neck = copy.deepcopy(neck)
         first = neck[0] if isinstance(neck, list | tuple) else neck
         rewire_neck(first, feeds, maps, f"{where}.neck")
         before = measure(old_neck, scope, f"{where}.neck", [feed.old for feed in feeds]).maps
         inputs = [maps[feed.new[0]] for feed in feeds]
-        after = measure(neck, scope, f"{where}.neck on CARE", inputs).maps
+        after = measure(neck, scope, f"{where}.neck on {system}", inputs).maps
         if before == after:
             return
         # Some necks pass on maps of the backbone in addition to their own.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import keyword
 import os
 import textwrap
@@ -15,10 +14,11 @@ from mmengine.config import Config
 from yapf.yapflib.yapf_api import FormatCode
 
 from care_mm.config import load_config
-from care_mm.errors import InputError, did_you_mean, refuse_existing
-from care_mm.models.backbone import CARETransformer
+from care_mm.errors import InputError, refuse_existing
 from care_mm.models.pretrained import load_pretrained
+from care_mm.shipped import packaged_config
 from care_mm.swap.backbone import Swap, swap_backbone
+from care_mm.swap.choices import CARE, choose
 from care_mm.swap.probe import try_model
 
 PACKAGES = ("mmdet", "mmseg")
@@ -62,42 +62,24 @@ def read(name: str) -> Source:
 
 
 def _resolve(name: str) -> Path:
-    package, separator, rest = name.partition("::")
+    package, separator, _ = name.partition("::")
     if not separator:
         return Path(name)
     if package not in PACKAGES:
         raise InputError(
             f"config {name}: only {' and '.join(f'{p}::' for p in PACKAGES)} are known"
         )
-    folder = _shipped_configs(package)
-    path = folder / rest
-    if not path.is_file():
-        known = (file.relative_to(folder).as_posix() for file in folder.glob("*/*.py"))
-        hint = did_you_mean(rest, known, f"{package}::{{}}".format)
-        raise InputError(f"config {name}: {package} has no such config{hint}")
-    return path
-
-
-def _shipped_configs(package: str) -> Path:
-    """Return the folder with the configs of an installed package.
-
-    mmengine looks for them under the name of the distribution, which differs for some builds of
-    mmseg. The folder of the module has them under any name.
-    """
-    spec = importlib.util.find_spec(package)
-    if spec is None or spec.origin is None:
-        raise InputError(f"{package}:: needs {package}, which is not installed")
-    module = Path(spec.origin).parent
-    for folder in (module / ".mim" / "configs", module.parent / "configs"):
-        if folder.is_dir():
-            return folder
-    raise InputError(f"{package}:: finds no configs in {module}: it was installed without them")
+    return packaged_config(name)
 
 
 def swap_file(
-    config: str, out: str | Path, arch: str = "s1", checkpoint: str | None = None
+    config: str,
+    out: str | Path,
+    arch: str | None = None,
+    checkpoint: str | None = None,
+    backbone: str = CARE,
 ) -> Swap:
-    """Write a config that has CARE as the backbone of the model of another config.
+    """Write a config that has CARE or a peer as the backbone of the model of another config.
 
     Before the file is written, the new model is built and run on a blank image, and the weights
     are loaded if they exist already. If the original model fails in the same way as the new one,
@@ -106,8 +88,9 @@ def swap_file(
     Args:
         config: A file, or ``mmdet::folder/config.py``, ``mmseg::folder/config.py``.
         out: The file to write; it must not exist.
-        arch: ``'s0'``, ``'s1'`` or ``'s2'``.
-        checkpoint: Weights of the backbone; default ``checkpoints/care_{arch}_in1k.pth``.
+        arch: The size of the backbone; ``None`` for its default.
+        checkpoint: Weights of the backbone; default ``checkpoints/{backbone}_{arch}_in1k.pth``.
+        backbone: A name of :data:`care_mm.swap.choices.NAMES`, or ``timm:NAME``.
 
     Raises:
         InputError: As :func:`care_mm.swap.backbone.swap_backbone`; or ``out`` is not a new ``.py``
@@ -117,15 +100,16 @@ def swap_file(
     if out.suffix != ".py":
         raise InputError(f"--out {out}: a config's name ends in .py")
     refuse_existing(out, "--out")
+    choose(backbone, arch)  # an unknown name is no fault of the config
     source = read(config)
     try:
-        swap = swap_backbone(source.config, arch, checkpoint)
+        swap = swap_backbone(source.config, arch, checkpoint, backbone)
         if remark := try_model(swap.config, source.config):
             swap.remarks[("model",)] = remark
     except InputError as error:
         raise InputError(f"{config}: {error}") from error
     if Path(swap.checkpoint).is_file():
-        load_pretrained(CARETransformer(arch, out_indices=swap.out_indices), swap.checkpoint)
+        load_pretrained(swap.choice.build(swap.out_indices, device="cpu"), swap.checkpoint)
     text = swap_text(swap, source, out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -138,9 +122,10 @@ def swap_file(
 
 def swap_text(swap: Swap, source: Source, out: str | Path) -> str:
     """Return the difference to ``source`` as the text of a config file at ``out``."""
-    arch = f"CARE-{swap.arch.upper()}" if isinstance(swap.arch, str) else "CARE"
     base = _base_reference(source, Path(out))
-    text = _comment(f"{arch} in place of {swap.old_backbone}, by tools/swap_backbone.py.")
+    text = _comment(
+        f"{swap.choice.label} in place of {swap.old_backbone}, by tools/swap_backbone.py."
+    )
     if "::" in source.name and base != source.name:
         text += _comment(f"{source.name} by its path, since mmengine does not find that name.")
     text += f"_base_ = {base!r}\n\n"

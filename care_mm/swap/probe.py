@@ -118,7 +118,7 @@ def try_model(config: Config, original: Config | None = None) -> str:
     """Build a config's model without pretrained weights, and run it on a blank image.
 
     Args:
-        config: The config with CARE in it.
+        config: The config with the new backbone.
         original: The config with the old backbone. Some models fail on a CPU or with random
             weights whatever their backbone, so this one is tried in the same way if the other
             fails.
@@ -191,7 +191,9 @@ def _describe(error: Exception) -> str:
 
 
 def _does_not_run(config: Config, error: Exception) -> InputError:
-    return InputError(f"{config.model.type} with CARE in it does not run ({_describe(error)})")
+    return InputError(
+        f"{config.model.type} with the new backbone does not run ({_describe(error)})"
+    )
 
 
 def _blank_batch(scope: str, side: int, with_proposal: bool) -> dict:

@@ -1,4 +1,4 @@
-"""Models that CARE does not fit into, and the reasons."""
+"""Models that a backbone with maps of strides 4 to 32 does not fit into, and the reasons."""
 
 from __future__ import annotations
 
@@ -32,35 +32,37 @@ BACKBONES = {
 }
 NECKS = {
     "SSDNeck": "passes the backbone's own maps to a head that is built for their widths",
-    "RFP": "runs a second copy of the backbone, with feedback for which CARE has no input",
+    "RFP": "runs a second copy of the backbone, with feedback for which {system} has no input",
 }
 # Key below the model that only such models have -> reason.
 PARTS = {"language_model": TEXT, "text_encoder": TEXT}
 
 
-def refuse_backbone(backbone: Mapping, where: str) -> None:
-    """Refuse a backbone that CARE cannot replace.
+def refuse_backbone(backbone: Mapping, where: str, new: str) -> None:
+    """Refuse a backbone that no other can replace.
 
     Args:
         backbone: The config of the backbone.
         where: Its place in the config, for the message.
+        new: The type of the backbone to replace it.
 
     Raises:
-        InputError: The backbone is CARE already, or one of ``BACKBONES``.
+        InputError: The backbone is of that type already, or one of ``BACKBONES``.
     """
     kind = str(backbone.get("type")).rpartition(".")[2]
-    if kind == "CARETransformer":
-        raise InputError(f"{where} is CARETransformer already: set its arch")
+    if kind == new:
+        raise InputError(f"{where} is {new} already: set its arch")
     if kind in BACKBONES:
         raise InputError(f"{where} {kind} {BACKBONES[kind]}")
 
 
-def refuse_model(model: Mapping, where: str) -> None:
+def refuse_model(model: Mapping, where: str, system: str) -> None:
     """Refuse a model with other parts than backbone, neck and head, or with a neck of ``NECKS``.
 
     Args:
         model: The config of the model.
         where: Its place in the config, for the message.
+        system: The name of the new backbone, for the message.
 
     Raises:
         InputError: The model is of such a kind.
@@ -72,7 +74,7 @@ def refuse_model(model: Mapping, where: str) -> None:
     for neck in necks if isinstance(necks, list | tuple) else [necks]:
         kind = neck.get("type")
         if kind in NECKS:
-            raise InputError(f"{where}.neck {kind} {NECKS[kind]}")
+            raise InputError(f"{where}.neck {kind} {NECKS[kind].format(system=system)}")
     preprocessor = model.get("data_preprocessor") or {}
     if preprocessor.get("type") == "TrackDataPreprocessor":
         raise InputError(

@@ -12,7 +12,7 @@ from swap.families import ARCH
 from care_mm.config import load_config
 from care_mm.swap import read
 from care_mm.swap.adapt import DIVISOR, MEAN, PREPROCESSORS, STD
-from care_mm.swap.backbone import DROP_PATH
+from care_mm.swap.choices import DROP_PATH
 from care_mm.swap.config_file import RECIPES
 
 CONFIGS = Path(__file__).parents[2] / "configs"
