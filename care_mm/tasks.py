@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
+from care_mm.config import type_name
 from care_mm.errors import InputError
 
 
@@ -81,11 +82,18 @@ def task_of_sample(sample: Any) -> Task | None:
 
 
 def default_shape(config: Config) -> tuple[int, int]:
-    """Return the (H, W) at which cost is usually reported for the config's task.
+    """Return the (H, W) at which cost is usually reported for the config.
+
+    It is the size to which the config pads every test image, or else the usual one of its task.
 
     Raises:
         InputError: The config has another scope.
     """
+    pipeline = config.get("test_dataloader", {}).get("dataset", {}).get("pipeline") or ()
+    for step in pipeline:
+        if type_name(step) == "Pad" and step.get("size"):
+            width, height = step["size"]
+            return height, width
     try:
         return DEFAULT_SHAPES[task_of_config(config)]
     except InputError as error:

@@ -182,6 +182,13 @@ def test_every_task_has_a_default_shape() -> None:
     assert shapes == [(224, 224), (512, 512), (800, 1280)]
 
 
+def test_a_config_that_pads_to_one_size_has_its_own_default_shape() -> None:
+    path = CONFIGS / "rtmdet_care_s0_coco.py"
+    assert default_shape(load_config(path)) == (640, 640)
+    wide = {"test_dataloader.dataset.pipeline.2.size": (96, 64)}  # width, height
+    assert default_shape(load_config(path, wide)) == (64, 96)
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(InputError, match="at least 32 pixels"):
         counted("care_s0_imagenet", 224, 31)

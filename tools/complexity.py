@@ -28,7 +28,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs=2,
         type=int,
         metavar=("H", "W"),
-        help="input in pixels; default: 224 224, 512 512 for mmseg, 800 1280 for mmdet",
+        help="input in pixels; default: the size that the config pads test images to, or 224 224, "
+        "512 512 for mmseg, 800 1280 for mmdet",
     )
     parser.add_argument(
         "--sizes", nargs="+", type=int, metavar="S", help="also print the cost at square sizes"
