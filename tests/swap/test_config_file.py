@@ -74,7 +74,9 @@ def test_only_a_python_file_is_written(small: str, tmp_path: Path) -> None:
 def test_a_model_that_does_not_run_is_not_written(small: str, tmp_path: Path) -> None:
     text = Path(small).read_text().replace("num_convs=1", "num_convs='1'")
     Path(small).write_text(text)
-    with pytest.raises(InputError, match=r"small\.py: EncoderDecoder with the new backbone does not run"):
+    with pytest.raises(
+        InputError, match=r"small\.py: EncoderDecoder with the new backbone does not run"
+    ):
         swap_file(small, tmp_path / "new.py", "s0")
     assert not (tmp_path / "new.py").exists()
 

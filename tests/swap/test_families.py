@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,56 +15,17 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from swap.compatibility_page import PATH, Page
 from swap.families import ARCH, batch_for, build_model, predict, train_step
 from swap.tables import FAMILIES, REFUSALS, Family, Refusal
 
 from care_mm.errors import InputError
 from care_mm.swap import Swap, read, swap_backbone, swap_text
 
-PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
-WRITE = os.environ.get("CARE_MM_WRITE_DOCS") == "1"
 HEADERS = {
     "supported": ("model", "config", "old backbone", "strides", "notes"),
     "refused": ("model", "config", "reason"),
 }
-
-
-class Page:
-    """The tables of the page; a test compares its row, or collects it for :meth:`write`."""
-
-    def __init__(self) -> None:
-        self.text = PAGE.read_text(encoding="utf-8")
-        self.rows: dict[str, list[str]] = {table: [] for table in HEADERS}
-        listed = re.findall(r"^(\d+)\. (`.+)$", self.text, flags=re.M)
-        self.notes = {} if WRITE else {note: number for number, note in listed}
-
-    def add(self, table: str, *cells: str) -> None:
-        """Add a row to a table."""
-        row = f"| {' | '.join(cells)} |\n"
-        self.rows[table].append(row)
-        assert WRITE or row in self.text, (
-            f"docs/compatibility.md lacks {row}Run this file with CARE_MM_WRITE_DOCS=1"
-        )
-
-    def number(self, note: str) -> str:
-        """Return the number of a note below the table."""
-        if WRITE:
-            self.notes.setdefault(note, str(len(self.notes) + 1))
-        assert note in self.notes, "Run this file with CARE_MM_WRITE_DOCS=1"
-        return self.notes[note]
-
-    def write(self) -> None:
-        """Replace the tables and the notes in the file."""
-        parts = {"notes": [f"{number}. {note}\n" for note, number in self.notes.items()]}
-        for table, header in HEADERS.items():
-            rule = "|---" * len(header) + "|\n"
-            parts[table] = [f"| {' | '.join(header)} |\n", rule, *self.rows[table]]
-        for name, lines in parts.items():
-            start, end = f"<!-- {name} -->\n", "<!-- end -->"
-            before, _, after = self.text.partition(start)
-            after = after.partition(end)[2]
-            self.text = before + start + "".join(lines) + end + after
-        PAGE.write_text(self.text, encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)
@@ -78,10 +38,9 @@ def _quiet() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    page = Page()
+    page = Page(HEADERS, notes=True)
     yield page
-    if WRITE:
-        page.write()
+    page.write()
 
 
 def comparable(node: object) -> object:
@@ -171,6 +130,6 @@ def test_a_model_that_care_does_not_fit_into_is_refused(refusal: Refusal, page: 
 
 
 def test_the_page_has_no_other_rows() -> None:
-    text = PAGE.read_text(encoding="utf-8")
+    text = PATH.read_text(encoding="utf-8")
     models = re.findall(r"^\| ([^|]+) \| `mm", text, flags=re.M)
     assert models == [row.name for row in (*FAMILIES, *REFUSALS)]
