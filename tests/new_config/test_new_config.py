@@ -1,0 +1,174 @@
+"""From a folder in any form to a trained model in two commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tool
+from label_forms import TASKS
+from mmengine.config import Config
+from PIL import Image
+
+from care_mm.new_config import new_config
+from care_mm.new_config.convert import to_coco
+from care_mm.new_config.layout import find_layout
+
+Make = Callable[[str], Path]
+
+
+def silent(_: str) -> None:
+    """Swallow a line of progress."""
+
+
+@pytest.mark.parametrize("form", list(TASKS))
+def test_every_form_becomes_a_config_that_passes_its_trial(form: str, make: Make) -> None:
+    root, out = make(form), Path("my.py")
+    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    lines: list[str] = []
+    new_config(root, TASKS[form], out, say=lines.append)
+    config = Config.fromfile(out)
+    assert any(line.startswith("first step: ") for line in lines)
+    assert any(line.startswith("val: ok") for line in lines), lines
+    assert not list(Path().glob("_*trial*")), "the trial is left behind"
+    changed = [path for path, content in before.items() if path.read_bytes() != content]
+    assert not changed, "the user's files were changed"
+    added = {p.parts[1] for p in root.rglob("*") if p.is_file() and p not in before}
+    assert added <= {"care_mm"}
+    if TASKS[form] == "detection":
+        has_masks = form in ("coco", "yolo", "labelme")
+        assert config.model.type == ("MaskRCNN" if has_masks else "FasterRCNN")
+        assert len(config.classes) == len(json.loads(_train_file(config).read_text())["categories"])
+
+
+def _train_file(config: Config) -> Path:
+    data = config.train_dataloader.dataset
+    data = data.get("dataset", data)  # repeated
+    return Path(data.data_root, data.ann_file)
+
+
+@pytest.mark.parametrize("form", ["coco", "masks", "folders"])
+def test_two_commands_train_evaluate_and_draw(form: str, make: Make) -> None:
+    root = make(form)
+    tool.call("new_config", root, "--task", TASKS[form], "--out", "my.py")
+    short = [
+        "train_cfg.max_epochs=1",
+        "train_cfg.val_interval=1",
+        "default_hooks.logger.interval=1",
+    ]
+    text = Path("my.py").read_text()
+    if "RepeatDataset" in text:
+        short.append("train_dataloader.dataset.times=1")
+    tool.call("train", "my.py", "--work-dir", "run", "--cfg-options", *short)
+    assert Path("run/epoch_1.pth").is_file()
+    assert list(Path("run").glob("**/predictions.png")), "no images of predictions"
+    assert list(Path("run").glob("**/report.html"))
+
+
+def test_an_existing_config_is_kept_and_a_dry_run_writes_nothing(
+    make: Make, capsys: pytest.CaptureFixture
+) -> None:
+    root = make("coco")
+    tool.call("new_config", root, "--task", "detection", "--dry-run")
+    assert "MaskRCNN" in capsys.readouterr().out
+    assert not Path("config.py").exists() and not (root / "care_mm").exists()
+    Path("my.py").write_text("x = 1")
+    refusal = tool.refusal(capsys, "new_config", root, "--task", "detection", "--out", "my.py")
+    assert "exists already" in refusal and Path("my.py").read_text() == "x = 1"
+
+
+def test_bad_input_is_one_line(make: Make, capsys: pytest.CaptureFixture) -> None:
+    root = make("folders")
+    for task, says in (
+        ("detection", "--task detection needs a COCO file"),
+        ("segmentation", "needs a folder of images and a folder of masks"),
+    ):
+        assert says in tool.refusal(capsys, "new_config", root, "--task", task, "--out", "a.py")
+    refusal = tool.refusal(capsys, "new_config", "nowhere", "--task", "detection", "--out", "a.py")
+    assert "nowhere: no such folder" in refusal
+    options = ["--task", "classification", "--out", "a.py", "--model", "maskrcnn"]
+    assert "--task classification has care" in tool.refusal(capsys, "new_config", root, *options)
+    assert "ends in .py" in tool.refusal(
+        capsys, "new_config", root, "--task", "classification", "--out", "a.txt"
+    )
+
+
+def test_broken_data_are_refused_with_the_lines_of_the_check(
+    make: Make, capsys: pytest.CaptureFixture
+) -> None:
+    root = make("coco")
+    next((root / "pictures" / "train").iterdir()).unlink()
+    refusal = tool.refusal(capsys, "new_config", root, "--task", "detection", "--out", "my.py")
+    assert "problems in the data" in refusal and not Path("my.py").exists()
+
+
+def test_boxes_without_area_are_left_out_and_masks_are_not_demanded(make: Make) -> None:
+    lines: list[str] = []
+    text = new_config(make("boxes"), "detection", "my.py", say=lines.append)
+    assert "FasterRCNN" in text and "with_mask=False" in text
+    assert any("object without width" in line for line in lines), lines
+
+
+def test_converted_labels_have_all_objects(make: Make) -> None:
+    yolo = to_coco(find_layout(make("yolo"), "detection"))
+    shutil.rmtree("data")
+    make("coco")
+    for split in ("train", "val"):
+        expected = json.loads(Path(f"data/{split}.json").read_text())
+        actual = yolo[split]
+        assert len(actual["annotations"]) == len(expected["annotations"])
+        assert not any(item["iscrowd"] for item in actual["annotations"])
+        names = {image["id"]: image["file_name"] for image in actual["images"]}
+        boxes = {
+            (Path(names[a["image_id"]]).name, a["category_id"], *map(round, a["bbox"]))
+            for a in actual["annotations"]
+        }
+        files = {image["id"]: image["file_name"] for image in expected["images"]}
+        for a in expected["annotations"]:
+            near = [
+                box
+                for box in boxes
+                if box[:2] == (files[a["image_id"]], a["category_id"])
+                and max(abs(p - q) for p, q in zip(box[2:], a["bbox"], strict=True)) <= 1.5
+            ]
+            assert near, a
+
+
+def test_splits_are_the_same_every_time_and_keep_related_images_together() -> None:
+    from care_mm.new_config.splitting import split
+
+    names = [f"clip{clip}_{frame:03d}.jpg" for clip in range(10) for frame in range(8)]
+    train, val, how = split(names)
+    assert (train, val, how) == split(names) and "number" in how
+    assert sorted(train + val) == sorted(names) and 8 <= len(val) <= 24
+    clips = {name.partition("_")[0] for name in val}
+    assert not clips & {name.partition("_")[0] for name in train}
+    train, val, how = split([f"{i:04d}.jpg" for i in range(50)])
+    assert len(val) == 10 and how == "every image by itself"
+
+
+def test_classes_that_a_flip_would_exchange_are_not_flipped(make: Make) -> None:
+    root = make("folders")
+    names = sorted(path.name for path in root.iterdir())
+    (root / names[0]).rename(root / "arrow_left")
+    (root / names[1]).rename(root / "arrow_right")
+    text = new_config(root, "classification", "my.py", dry_run=True, say=silent)
+    assert "RandomFlip" not in text and "opposite" in text
+
+
+def test_several_files_for_a_split_are_refused(make: Make, capsys: pytest.CaptureFixture) -> None:
+    root = make("coco")
+    shutil.copy(root / "train.json", root / "training_2.json")
+    refusal = tool.refusal(capsys, "new_config", root, "--task", "detection", "--out", "my.py")
+    assert "several COCO files for train (train.json, training_2.json)" in refusal
+
+
+def test_colour_masks_are_refused(make: Make, capsys: pytest.CaptureFixture) -> None:
+    root = make("masks")
+    for file in (root / "masks").iterdir():
+        Image.open(file).convert("RGB").save(file)
+    refusal = tool.refusal(capsys, "new_config", root, "--task", "segmentation", "--out", "my.py")
+    assert "one channel of 8 bits" in refusal and "RGB" in refusal
