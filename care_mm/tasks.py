@@ -8,7 +8,6 @@ from typing import Any
 from mmengine.config import Config
 from torch import nn
 
-from care_mm.config import type_name
 from care_mm.errors import InputError
 
 
@@ -91,7 +90,7 @@ def default_shape(config: Config) -> tuple[int, int]:
     """
     pipeline = config.get("test_dataloader", {}).get("dataset", {}).get("pipeline") or ()
     for step in pipeline:
-        if type_name(step) == "Pad" and step.get("size"):
+        if step["type"] == "Pad" and step.get("size"):
             width, height = step["size"]
             return height, width
     try:

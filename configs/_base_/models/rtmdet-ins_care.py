@@ -1,7 +1,7 @@
 # RTMDet-Ins on CARE-S0: RTMDet's neck, and a head with masks. S1 changes `backbone.arch` only.
 #
-# mmdet's head has dense convolutions only. With 64 channels and one convolution in each branch, the
-# neck and the head cost 41 % of the backbone (2.39 and 5.87 GMACs at 640 x 640). Two in each branch,
+# mmdet's head has dense convolutions only. With 64 channels and one convolution in a branch, the
+# neck and the head cost 41 % of the backbone (2.39 and 5.87 GMACs at 640 x 640). Two in a branch,
 # as in RTMDet-Ins-tiny, would cost 57 % (3.32 GMACs).
 # `python tools/complexity.py configs/rtmdet-ins_care_s0_coco.py` computes the figures.
 _base_ = './rtmdet_care.py'

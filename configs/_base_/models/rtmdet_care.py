@@ -2,7 +2,7 @@
 #
 # The neck and the head cost 17 % of the backbone (0.99 and 5.87 GMACs at 640 x 640):
 # - All levels are mapped to 96 channels first. A PAFPN is as wide inside as its inputs, and stage 4
-#   has 1024 channels: without the mapping, the model has 7.49 GMACs instead of 6.86, and 1.9 million
+#   has 1024 channels: without the mapping, the model has 7.49 GMACs instead of 6.86 and 1.9 million
 #   more parameters. `expand_last=False` also reduces the channels (to 256, 6.85 GMACs), but then
 #   three tensors of the last block have no ImageNet weights.
 # - The convolutions are depthwise-separable. With dense ones in the neck, the model has 7.80 GMACs.
