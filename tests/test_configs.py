@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from miniature import make_ade, make_coco, make_imagenet
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from one_step import train_one_step
 from tool import TOOLS
 
-from care_mm.config import load_config, without_pretrained
+from care_mm.models.arch import ARCHS
 
 CONFIGS = TOOLS.parent / "configs"
 CROP = "train_dataloader.dataset.pipeline.1.transforms"
@@ -50,26 +47,5 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", TINY)
 def test_a_config_trains_one_step(name: str, arch: str, folder: Path, monkeypatch) -> None:
     monkeypatch.chdir(folder)
-    config = load_config(CONFIGS / f"{name.format(arch)}.py", TINY[name])
-    assert config.model.backbone.arch == arch
-    init_default_scope(config.default_scope)
-    torch.manual_seed(0)
-    np.random.seed(0)
-    model = MODELS.build(without_pretrained(config.model))
-    model.init_weights()
-    model.train()
-    wrapper = build_optim_wrapper(model, config.optim_wrapper)
-    dataset = DATASETS.build(config.train_dataloader.dataset)
-    samples = [dataset[i] for i in range(2)]
-    batch = {key: [sample[key] for sample in samples] for key in samples[0]}
-    before = {key: value.detach().clone() for key, value in model.named_parameters()}
-    data = model.data_preprocessor(batch, training=True)
-    loss, _ = model.parse_losses(model(**data, mode="loss"))
-    assert torch.isfinite(loss)
-    wrapper.backward(loss)
-    without = [key for key, value in model.named_parameters() if value.grad is None]
-    assert not without, "parameters without a gradient hang DDP"
-    wrapper.step()
-    moved = [key for key, value in model.named_parameters() if not torch.equal(value, before[key])]
-    assert any(key.startswith("backbone.stem.") for key in moved)
-    assert any("head" in key for key in moved)
+    model = train_one_step(CONFIGS / f"{name.format(arch)}.py", TINY[name])
+    assert model.backbone.arch == ARCHS[arch]
