@@ -1,0 +1,40 @@
+"""Files of MLLA, FLatten and SLAB in ONNX Runtime and OpenVINO equal torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import openvino
+import pytest
+import torch
+from peers.linear_golden import image
+from peers.test_linear_peers import drawn, error
+
+from care_mm.export.graphs import Graph
+from care_mm.export.onnx import Onnx, OnnxProgram
+from care_mm.export.target import Source
+from care_mm.export.trace import trace
+from care_mm.models.fold import switch_to_deploy
+
+SIZE = (72, 104)  # the windows of the Swins need padding and shifts
+# One of each system, with its last stage: stage 3 of a Swin has the first softmax attention, and
+# every stage of the others has all layers.
+LAST = {"mlla_t": 1, "slab_pvt_t": 1, "flatten_swin_t": 2}
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_exported_files_equal_torch(name: str, tmp_path: Path) -> None:
+    model = switch_to_deploy(drawn(name, out_indices=(0, LAST[name])))
+    graph = Graph(model, "backbone", ("first", "last"))
+    file = tmp_path / "peer.onnx"
+    Onnx().convert(Source(trace(graph, SIZE), graph.outputs, graph.metadata()), file)
+    x = image(1, 1, 3, *SIZE).float()
+    with torch.no_grad():
+        expected = dict(zip(graph.outputs, model(x), strict=True))
+
+    in_onnxruntime = OnnxProgram(file)(x)
+    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    in_openvino = compiled({0: x.numpy()})
+    for output, reference in expected.items():
+        assert error(torch.as_tensor(in_onnxruntime[output]), reference) <= 1e-4
+        assert error(torch.as_tensor(in_openvino[output]), reference) <= 1e-4
