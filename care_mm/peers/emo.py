@@ -248,8 +248,8 @@ class EMO(PeerBackbone):
     """EMO: inverted residual blocks, with attention in dilated windows in stages 3 and 4.
 
     The input may have any size: the attention pads its map to whole windows. Odd sides are rounded
-    up. The maps are the outputs of the stages, without a further norm, as in the authors' detectors
-    and segmentors.
+    up. Exported files need a fixed size, which sets the number of windows. The maps are the outputs
+    of the stages, without a further norm, as in the authors' detectors and segmentors.
 
     Args:
         arch: ``'1m'``, ``'2m'`` or ``'5m'``.

@@ -247,8 +247,8 @@ class MobileViG(PeerBackbone):
     """MobileViG: inverted residual blocks in stages 1 to 3, graph convolutions in stage 4.
 
     The input may have any size: the graph wraps around the borders of the map, whatever its sides.
-    Odd sides are rounded up. The maps are the outputs of the stages, without a further norm, as in
-    the authors' detectors.
+    Odd sides are rounded up. Exported files need a fixed size, which sets the neighbours. The maps
+    are the outputs of the stages, without a further norm, as in the authors' detectors.
 
     Args:
         arch: ``'ti'``, ``'s'``, ``'m'`` or ``'b'``.

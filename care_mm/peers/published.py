@@ -1,8 +1,8 @@
 """Published figures of the systems that the paper compares CARE with.
 
 Parameters and GMACs are those of the authors' code with all classification heads and 1000 classes,
-at 224 x 224. GMACs count convolutions, linear layers and matrix products, and nothing else. Top-1 is
-the accuracy on ImageNet-1K that the authors report. No figure here was measured by us.
+at 224 x 224. GMACs count convolutions, linear layers and matrix products, and nothing else. Top-1
+is the accuracy on ImageNet-1K that the authors report.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import golden
 import pytest
@@ -15,6 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import care_mm.peers
 from care_mm.errors import InputError
+from care_mm.export.graphs import Graph
+from care_mm.export.onnx import Onnx
+from care_mm.export.openvino import OpenVINO
+from care_mm.export.target import Source
+from care_mm.export.trace import trace
 from care_mm.models.fold import switch_to_deploy
 from care_mm.peers.emo import EMO
 from care_mm.peers.mobilevig import GraphConv, MobileViG
@@ -30,6 +36,7 @@ PUBLISHED = {
     "mobilevig_m": (MobileViG, "m", 12_228_282, 14_075_786, 1.4934),
     "mobilevig_b": (MobileViG, "b", 24_971_850, 26_868_506, 2.7929),
 }
+SIZE = (75, 136)  # of exported files; the attention pads its maps, and sides are odd
 SMALLEST = {EMO: "1m", MobileViG: "ti"}
 
 
@@ -51,6 +58,15 @@ def classifier(name: str, **settings) -> torch.nn.Module:
             ),
         )
     )
+
+
+def single_precision(name: str) -> torch.nn.Module:
+    """Return the backbone of a variant with well-conditioned weights in float32."""
+    cls, arch, *_ = PUBLISHED[name]
+    weights = cls.convert_official(compact_golden.load(name).weights(torch.float32))
+    model = cls(arch).eval()
+    model.load_state_dict({k[9:]: v for k, v in weights.items() if k.startswith("backbone.")})
+    return model
 
 
 @pytest.fixture(scope="module", params=PUBLISHED)
@@ -173,10 +189,7 @@ def test_every_parameter_gets_a_gradient_and_checkpointing_changes_nothing(cls) 
 @pytest.mark.parametrize("dtype", HALF)
 @pytest.mark.parametrize("name", ["emo_1m", "mobilevig_ti"])
 def test_half_precision_is_close(name: str, dtype: torch.dtype) -> None:
-    cls, arch, *_ = PUBLISHED[name]
-    weights = cls.convert_official(compact_golden.load(name).weights(torch.float32))
-    model = cls(arch).eval()
-    model.load_state_dict({k[9:]: v for k, v in weights.items() if k.startswith("backbone.")})
+    model = single_precision(name)
     x = compact_golden.inputs("main").float()
     with torch.no_grad():
         expected = model(x)
@@ -185,6 +198,24 @@ def test_half_precision_is_close(name: str, dtype: torch.dtype) -> None:
     tolerance = 0.01 if dtype is torch.float16 else 0.1
     for a, b in zip(actual, expected, strict=True):
         assert golden.relative_error(a, b) < tolerance
+
+
+@pytest.mark.parametrize("name", ["emo_1m", "mobilevig_ti"])
+def test_exported_files_equal_torch(name: str, tmp_path: Path) -> None:
+    for package in ("onnxscript", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    model = switch_to_deploy(single_precision(name))
+    graph = Graph(model, "backbone", ("stage1", "stage2", "stage3", "stage4"))
+    source = Source(trace(graph, SIZE), graph.outputs, graph.metadata())
+    x = compact_golden.inputs("large")[:, :, : SIZE[0], : SIZE[1]].float()
+    with torch.no_grad():
+        expected = model(x)
+    for target in (Onnx(), OpenVINO()):
+        file = tmp_path / f"peer{target.suffix}"
+        target.convert(source, file)
+        actual = target.program(file)(x)
+        for output, reference in zip(graph.outputs, expected, strict=True):
+            assert golden.relative_error(torch.as_tensor(actual[output]), reference) <= 1e-4
 
 
 def test_drop_path_grows_over_the_blocks_of_all_stages() -> None:
