@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import re
 from importlib import import_module
 from pathlib import Path
@@ -14,11 +13,10 @@ import tool
 import torch
 from miniature import make_coco
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 
 from care_mm import CARETransformer
-from care_mm.config import load_config, without_pretrained
-from care_mm.datasets.check.config import check_config
+from care_mm.config import without_pretrained
 
 ROOT = tool.TOOLS.parent
 README = ROOT / "README.md"
@@ -204,29 +202,6 @@ def snippets(text: str, *names: str) -> list[str]:
     found = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", text, flags=re.DOTALL))
     assert list(found) == list(names)
     return [re.sub(r'(_base_ = ")(configs/)', rf"\g<1>{ROOT}/\2", found[name]) for name in names]
-
-
-def test_the_config_for_own_data_in_the_readme_fits_such_data(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").mkdir()
-    root = make_coco(tmp_path / "data" / "nuts", num_train=6, num_val=3)
-    names = ("date", "fig", "hazelnut")
-    for file in (root / "annotations").glob("*.json"):
-        content = json.loads(file.read_text())
-        content["categories"] = [{"id": i, "name": name} for i, name in enumerate(names)]
-        for annotation in content["annotations"]:
-            annotation["category_id"] %= len(names)
-        file.write_text(json.dumps(content))
-    (text,) = snippets(README.read_text(), "nuts.py")
-    (tmp_path / "nuts.py").write_text(text)
-    config = load_config("nuts.py")
-    for findings in check_config(config):
-        assert not findings.problems, "\n".join(findings.lines())
-    init_default_scope(config.default_scope)
-    for split in ("train", "val", "test"):
-        dataset = DATASETS.build(config[f"{split}_dataloader"].dataset)
-        assert dataset.metainfo["classes"] == names
-        assert len(dataset)
 
 
 def test_the_config_with_care_in_the_readme_builds(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is asked for, and the config that answers it."""
+"""The arguments of the command, and the config before it is written."""
 
 from __future__ import annotations
 

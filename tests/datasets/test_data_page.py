@@ -1,11 +1,10 @@
-"""The configs of docs/data.md train on data in the layouts of the page."""
+"""The config of docs/data.md trains on data in the layout of the page."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from miniature import make_imagenet
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, MODELS, init_default_scope
-from PIL import Image
 from tool import TOOLS
 
 from care_mm.config import load_config, without_pretrained
@@ -24,8 +22,6 @@ from care_mm.datasets.shapes import ensure_shapes
 ROOT = TOOLS.parent
 PAGE = (ROOT / "docs" / "data.md").read_text()
 PRINTED = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-# The configs by their data, in the order of the page.
-NUTS, THIN_NUTS, CRACKS, FLOWERS = range(4)
 
 
 def make_nuts(drawn: Path, root: Path) -> None:
@@ -48,57 +44,28 @@ def make_nuts(drawn: Path, root: Path) -> None:
         (root / f"instances_{split}.json").write_text(json.dumps(content))
 
 
-def make_cracks(drawn: Path, root: Path) -> None:
-    """Images, and masks of 0 and 1."""
-    ade = drawn / "ade" / "ADEChallengeData2016"
-    for split, name in (("train", "training"), ("val", "validation")):
-        shutil.copytree(ade / "images" / name, root / "images" / split)
-        shutil.copytree(ade / "annotations" / name, root / "masks" / split)
-        for file in (root / "masks" / split).iterdir():
-            Image.fromarray((np.asarray(Image.open(file)) > 6).astype(np.uint8)).save(file)
-
-
-def make_flowers(drawn: Path, root: Path) -> None:
-    """Folders of three classes, with more than a batch of 32 for training."""
-    for split, count in (("train", 33), ("val", 6)):
-        crops = cycle(sorted((drawn / "imagenet" / split).rglob("*.JPEG")))
-        for index, crop in zip(range(count), crops, strict=False):
-            folder = root / split / ("daisy", "rose", "tulip")[index % 3]
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copy(crop, folder / f"{index}.jpg")
-
-
 @pytest.fixture(scope="module")
 def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder with the three data sets of the page."""
+    """A user's folder with the data set of the page."""
     folder = tmp_path_factory.mktemp("user")
     drawn = ensure_shapes(folder / "drawn", num_train=6, num_val=3, size=96)
     make_nuts(drawn, folder / "data" / "nuts")
-    make_cracks(drawn, folder / "data" / "cracks")
-    make_flowers(drawn, folder / "data" / "flowers")
     return folder
 
 
-def printed(number: int, folder: Path, small: bool = False) -> Config:
-    """Load a printed config with the path to its base; ``small`` sets images of 128 pixels."""
-    text, bases = re.subn(r'(_base_ = ")(configs/)', rf"\g<1>{ROOT}/\2", PRINTED[number])
+def printed(folder: Path) -> Config:
+    """Load the printed config with the path to its base."""
+    (text,) = PRINTED
+    text, bases = re.subn(r'(_base_ = ")(configs/)', rf"\g<1>{ROOT}/\2", text)
     assert bases == 1
-    text = text.replace("size = (512, 512)", "size = (128, 128)") if small else text
-    file = folder / f"printed_{number}.py"
+    file = folder / "printed.py"
     file.write_text(text)
     return load_config(file)
 
 
-def test_every_printed_config_has_data() -> None:
-    assert len(PRINTED) == 4
-    names = ["data/nuts", "data/nuts", "data/cracks", "data/flowers"]
-    assert all(name in text for name, text in zip(names, PRINTED, strict=True))
-
-
-@pytest.mark.parametrize("number", range(4))
-def test_a_printed_config_fits_its_data(number: int, user: Path, monkeypatch) -> None:
+def test_the_printed_config_fits_its_data(user: Path, monkeypatch) -> None:
     monkeypatch.chdir(user)
-    config = printed(number, user)
+    config = printed(user)
     for findings in check_config(config):
         assert not findings.problems, "\n".join(findings.lines())
     init_default_scope(config.default_scope)
@@ -108,11 +75,10 @@ def test_a_printed_config_fits_its_data(number: int, user: Path, monkeypatch) ->
     assert Evaluator(config.val_evaluator).metrics
 
 
-@pytest.mark.parametrize("number", [THIN_NUTS, CRACKS, FLOWERS])
-def test_a_printed_model_learns_from_a_batch(number: int, user: Path, monkeypatch) -> None:
+def test_the_printed_model_learns_from_a_batch(user: Path, monkeypatch) -> None:
     """The printed model has finite losses on samples of the printed pipeline."""
     monkeypatch.chdir(user)
-    config = printed(number, user, small=True)
+    config = printed(user)
     init_default_scope(config.default_scope)
     model = MODELS.build(without_pretrained(config.model))
     dataset = DATASETS.build(config.train_dataloader.dataset)
