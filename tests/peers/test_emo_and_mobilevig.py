@@ -12,7 +12,6 @@ from half import HALF
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from peers import compact_golden
-from torch.utils.flop_counter import FlopCounterMode
 
 import care_mm.peers
 from care_mm.errors import InputError
@@ -26,15 +25,16 @@ from care_mm.peers.emo import EMO
 from care_mm.peers.mobilevig import GraphConv, MobileViG
 
 TOLERANCE = 1e-6
-# Parameters without and with the head, and GMACs at 224 x 224: convolutions and products only.
-PUBLISHED = {
-    "emo_1m": (EMO, "1m", None, 1_361_168, 0.2552),
-    "emo_2m": (EMO, "2m", 2_176_072, 2_377_472, 0.4319),
-    "emo_5m": (EMO, "5m", None, 5_108_848, 0.8922),
-    "mobilevig_ti": (MobileViG, "ti", 4_112_466, 5_271_074, 0.6621),
-    "mobilevig_s": (MobileViG, "s", 6_117_930, 7_276_538, 0.9837),
-    "mobilevig_m": (MobileViG, "m", 12_228_282, 14_075_786, 1.4934),
-    "mobilevig_b": (MobileViG, "b", 24_971_850, 26_868_506, 2.7929),
+# Class, arch, and parameters of the backbone alone where they are published; test_published.py
+# counts the classifiers.
+VARIANTS = {
+    "emo_1m": (EMO, "1m", None),
+    "emo_2m": (EMO, "2m", 2_176_072),
+    "emo_5m": (EMO, "5m", None),
+    "mobilevig_ti": (MobileViG, "ti", 4_112_466),
+    "mobilevig_s": (MobileViG, "s", 6_117_930),
+    "mobilevig_m": (MobileViG, "m", 12_228_282),
+    "mobilevig_b": (MobileViG, "b", 24_971_850),
 }
 SIZE = (75, 136)  # of exported files; the attention pads its maps, and sides are odd
 SMALLEST = {EMO: "1m", MobileViG: "ti"}
@@ -43,7 +43,7 @@ SMALLEST = {EMO: "1m", MobileViG: "ti"}
 def classifier(name: str, **settings) -> torch.nn.Module:
     """Build mmpretrain's classifier of a variant, with all stages."""
     init_default_scope("mmpretrain")
-    cls, arch, *_ = PUBLISHED[name]
+    cls, arch, *_ = VARIANTS[name]
     system = cls.__name__
     hidden = {"hidden_channels": cls.archs[arch].head_dim} if cls is MobileViG else {}
     return MODELS.build(
@@ -62,18 +62,18 @@ def classifier(name: str, **settings) -> torch.nn.Module:
 
 def single_precision(name: str) -> torch.nn.Module:
     """Return the backbone of a variant with well-conditioned weights in float32."""
-    cls, arch, *_ = PUBLISHED[name]
+    cls, arch, *_ = VARIANTS[name]
     weights = cls.convert_official(compact_golden.load(name).weights(torch.float32))
     model = cls(arch).eval()
     model.load_state_dict({k[9:]: v for k, v in weights.items() if k.startswith("backbone.")})
     return model
 
 
-@pytest.fixture(scope="module", params=PUBLISHED)
+@pytest.fixture(scope="module", params=VARIANTS)
 def case(request):
     name = request.param
     figures = compact_golden.load(name)
-    weights = PUBLISHED[name][0].convert_official(figures.weights())
+    weights = VARIANTS[name][0].convert_official(figures.weights())
     model = classifier(name).double()
     model.load_state_dict(weights)
     return name, model, figures, weights
@@ -125,17 +125,10 @@ def test_training_outputs_and_gradients(case) -> None:
         assert gradient == pytest.approx(float(norm), rel=1e-6, abs=1e-9), key
 
 
-def test_parameters_and_multiply_adds(case) -> None:
+def test_the_backbone_has_the_published_number_of_parameters(case) -> None:
     name, model, *_ = case
-    _, _, backbone, total, gmacs = PUBLISHED[name]
-    assert sum(p.numel() for p in model.parameters()) == total
-    if backbone is not None:
-        assert sum(p.numel() for p in model.backbone.parameters()) == backbone
-    with torch.device("meta"):
-        shadow = classifier(name).eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            shadow(torch.zeros(1, 3, 224, 224), mode="tensor")
-    assert counter.get_total_flops() / 2e9 == pytest.approx(gmacs, abs=5e-5)
+    expected = VARIANTS[name][2]
+    assert expected in (None, sum(p.numel() for p in model.backbone.parameters()))
 
 
 def test_folding_is_exact(case) -> None:
@@ -243,7 +236,7 @@ def test_the_graph_is_that_of_the_published_code(side: int) -> None:
 
 @pytest.mark.parametrize(("name", "wrapped"), [("emo_1m", "net"), ("mobilevig_ti", "state_dict")])
 def test_an_authors_checkpoint_loads_and_a_wrong_one_is_refused(name, wrapped, tmp_path) -> None:
-    cls, arch, *_ = PUBLISHED[name]
+    cls, arch, *_ = VARIANTS[name]
     figures = compact_golden.load(name)
     weights = figures.weights(torch.float32)
     path = tmp_path / "authors.pth"
