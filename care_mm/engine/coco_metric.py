@@ -34,6 +34,7 @@ class _CountsAll:
 
     def evaluate(self) -> None:
         """Match the detections; as many as the densest image has objects, or as requested."""
+        self.params.iouThrs = np.asarray(self.params.iouThrs)  # a list has no 0.5 for pycocotools
         images, classes = set(self.params.imgIds), set(self.params.catIds)
         counts = Counter(
             (row["image_id"], row["category_id"])
@@ -115,7 +116,8 @@ class DenseCocoMetric(CocoMetric):
 
     ``bbox_mAP`` and ``segm_mAP`` count as many detections of a class as the densest image has
     objects of it. Without such images, all values are those of ``CocoMetric``. Training and testing
-    replace ``CocoMetric`` by it where the data need it.
+    replace ``CocoMetric`` by it where the data need it, and where ``iou_thrs`` is given, of which a
+    list makes ``mAP_50`` -1 in ``CocoMetric``.
     """
 
     def compute_metrics(self, results: list) -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -51,7 +50,7 @@ def check_annotations(config: Config, splits: tuple[str, ...]) -> None:
     """Refuse annotations that ``tools/check_data.py`` refuses, and log its notes on them.
 
     Only the first process of a run reads them, and no image is opened. For images with more objects
-    than COCO's mAP counts, ``CocoMetric`` becomes ``DenseCocoMetric``.
+    than COCO's mAP counts, and with ``iou_thrs``, ``CocoMetric`` becomes ``DenseCocoMetric``.
 
     Args:
         config: The config; its evaluators are changed in place. The first process alone evaluates.
@@ -65,14 +64,11 @@ def check_annotations(config: Config, splits: tuple[str, ...]) -> None:
     for findings in refuse_bad_annotations(config, splits):
         for line in list(findings.lines())[1:]:
             print_log(f"{findings.title} data: {line.strip()}", logger="current")
-        if findings.is_dense:
-            _count_all_objects(config.get(f"{findings.title.split()[0]}_evaluator"))
-
-
-def _count_all_objects(evaluator: Any) -> None:
-    for metric in metrics_of(evaluator):
-        if type_name(metric) == "CocoMetric":
-            metric["type"] = "DenseCocoMetric"
+        evaluator = config.get(f"{findings.title.split()[0]}_evaluator")
+        for metric in metrics_of(evaluator):
+            needed = findings.is_dense or metric.get("iou_thrs") is not None
+            if needed and type_name(metric) == "CocoMetric":
+                metric["type"] = "DenseCocoMetric"
 
 
 def check_data(config: Config, splits: tuple[str, ...]) -> None:

@@ -19,6 +19,7 @@ from mmengine.device import get_device
 from mmengine.registry import MODELS, init_default_scope
 
 from care_mm.config import find, type_name, without_pretrained
+from care_mm.datasets.check.images import why_unreadable
 from care_mm.datasets.truncation import refuse_truncated
 from care_mm.errors import InputError, one_line
 from care_mm.export.stand_in import load_weights
@@ -119,7 +120,10 @@ class Predictor:
         """
         with naming(path, "cannot be read"):
             refuse_truncated(path)
-            loaded = self.load({"img_path": str(path), "img_id": 0})
+            try:
+                loaded = self.load({"img_path": str(path), "img_id": 0})
+            except (AssertionError, cv2.error) as error:  # OpenCV decodes nothing
+                raise InputError(why_unreadable(path, error)) from error
             if loaded is None:
                 raise InputError("the pipeline skips it")
             return loaded

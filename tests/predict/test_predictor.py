@@ -75,12 +75,20 @@ def test_grey_frame_is_drawn_as_rgb_at_its_own_size(predictor: Predictor) -> Non
     assert predictor.draw(loaded, sample).shape == (40, 50, 3)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image"])
-def test_image_that_cannot_be_read_is_named(
-    predictor: Predictor, tmp_path: Path, content: bytes
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "an empty file"),
+        (b"<html>", "a text file, perhaps an error page"),
+        (b"version https://git-lfs.example\n", "a Git LFS pointer"),
+        (b"no image", "cannot identify image file"),
+    ],
+)
+def test_image_that_cannot_be_read_is_named_with_the_reason(
+    predictor: Predictor, tmp_path: Path, content: bytes, reason: str
 ) -> None:
     (tmp_path / "broken.png").write_bytes(content)
-    with pytest.raises(InputError, match=r"image .*broken\.png: cannot be read"):
+    with pytest.raises(InputError, match=rf"image .*broken\.png: cannot be read \({reason}"):
         predictor.read(tmp_path / "broken.png")
 
 

@@ -45,6 +45,8 @@ BAD_LINE = Kind(
     "line that is not a file and a label", "a line is the file, a space, and the class number"
 )
 BAD_LABEL = Kind("label beyond the classes", "labels count from 0")
+TWO_LABELS = Kind("image listed with two labels", "no model can be right: remove one of the lines")
+LISTED_TWICE = note("image listed twice", "it counts twice")
 
 
 def check_folders(dataset: Any, settings: Mapping, coverage: Coverage) -> Findings:
@@ -156,6 +158,13 @@ def _listed(dataset: Any, findings: Findings) -> list[str]:
             findings.add(
                 NO_EXAMPLE, (repr(name) for i, name in enumerate(dataset.CLASSES) if not counts[i])
             )
+        first: dict[str, int] = {}
+        for name, label in zip(names, labels, strict=True):
+            if first.setdefault(name, label) != label:
+                findings.add(TWO_LABELS, f"{name}: {first[name]} and {label}")
+        if len(first) < len(names):
+            counts = Counter(names)
+            findings.add(LISTED_TWICE, (name for name, count in counts.items() if count > 1))
     if not names:
         findings.add(NO_LINE, str(dataset.ann_file))
     return [os.path.join(dataset.img_prefix, name) for name in names]

@@ -149,6 +149,16 @@ def _is_dark(content: bytes) -> bool:
     )
 
 
+def why_unreadable(path: str | Path, error: Exception) -> str:
+    """Explain why the decoder failed on a file; decoders often say only that they did."""
+    try:
+        with open(path, "rb") as file:
+            reason = _reason(path, _pillow_error(file.read()))
+    except OSError as cause:
+        return cause.strerror or str(cause)
+    return reason or str(error)
+
+
 def _reason(path: str | Path, error: Exception) -> str:
     """Explain why a file cannot be read, by its content where that says more than the error."""
     try:

@@ -6,12 +6,14 @@ import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from care_mm.config import find, type_name
 from care_mm.datasets.check.coverage import COCO_METRICS, metrics_of
 from care_mm.datasets.check.findings import Findings, Kind, note
+from care_mm.errors import did_you_mean
 
 HEAD = Kind("num_classes that is not the number of classes", "set it in the config")
 FEW_DETECTIONS = note(
@@ -21,6 +23,12 @@ PROPOSALS = Kind(
     "CocoMetric with unusual proposal_nums",
     "give three numbers in ascending order, one of them 100: mAP is -1 without it",
 )
+THRESHOLDS = Kind(
+    "CocoMetric with iou_thrs that its metrics do not fit",
+    "give a list; mAP_50 and mAP_75 need 0.5 and 0.75, unless metric_items leaves them out, and "
+    "classwise=True needs the ten default thresholds",
+)
+NO_METRIC = Kind("unknown name of a metric", "an error after the first epoch: correct it")
 TOP_K = Kind("topk beyond the classes", "give smaller numbers")
 OTHER_IGNORED = Kind(
     "ignore_index that differs between data, model and metric",
@@ -36,6 +44,9 @@ CLASS_PADDING = note(
 )
 _DEFAULT = 255  # ignore_index of mmseg's data sets, heads and metrics, and seg_pad_val
 _SEG_METRICS = ("IoUMetric", "CityscapesMetric")
+_IOU_METRICS = ("mIoU", "mDice", "mFscore")
+_AVERAGES = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
+_RECALLS = ("AR@100", "AR@300", "AR@1000", "AR_s@1000", "AR_m@1000", "AR_l@1000")
 # Parts of a model whose num_classes is independent of the data.
 _INDEPENDENT = ("backbone", "rpn_head", "neck", "teacher", "semantic_head")
 _BOUNDARIES = ("STDCHead",)  # heads of two classes: boundaries and all else
@@ -62,7 +73,7 @@ def check_model(config: Config, num_classes: int, most_objects: int = 0) -> Find
             if isinstance(largest, int) and largest > num_classes:
                 findings.add(TOP_K, f"{path}={value}: {num_classes} classes")
         for metric in metrics_of(config.get(name)):
-            _check_proposals(name, metric, findings)
+            _check_metric(name, metric, findings)
     test_cfg = dict(model.get("test_cfg") or {})
     for path, value in _values(test_cfg, "max_per_img", "model.test_cfg"):
         if isinstance(value, int) and 0 < value < most_objects:
@@ -71,14 +82,42 @@ def check_model(config: Config, num_classes: int, most_objects: int = 0) -> Find
     return findings
 
 
-def _check_proposals(name: str, metric: Mapping, findings: Findings) -> None:
-    """Check the numbers of detections that COCO's summary looks up by their place and value."""
-    numbers = metric.get("proposal_nums")
-    if numbers is None or type_name(metric) not in COCO_METRICS or metric.get("format_only"):
+def _check_metric(name: str, metric: Mapping, findings: Findings) -> None:
+    """Check the arguments of a metric that it reads at the end of the first validation only."""
+    is_coco = type_name(metric) in COCO_METRICS
+    if metric.get("format_only") or not (is_coco or type_name(metric) in _SEG_METRICS):
         return
-    ascending = list(numbers) == sorted(numbers)
-    if len(numbers) < 3 or 100 not in numbers or not ascending:
+    key, known = (
+        ("metric_items", _AVERAGES + _RECALLS) if is_coco else ("iou_metrics", _IOU_METRICS)
+    )
+    items = metric.get(key) or ()
+    items = [items] if isinstance(items, str) else items
+    findings.add(
+        NO_METRIC,
+        (
+            f"{name}.{key}: {item!r}{did_you_mean(str(item), known)}"
+            for item in items
+            if item not in known
+        ),
+    )
+    if not is_coco:
+        return
+    numbers = metric.get("proposal_nums")
+    if numbers is not None and (
+        len(numbers) < 3 or 100 not in numbers or list(numbers) != sorted(numbers)
+    ):
         findings.add(PROPOSALS, f"{name}.proposal_nums={tuple(numbers)}")
+    thresholds = metric.get("iou_thrs")
+    if thresholds is None:
+        return
+    scored = [item for item in items or _AVERAGES if item in _AVERAGES]
+    if (
+        isinstance(thresholds, float | int)
+        or (metric.get("classwise") and len(thresholds) < 6)
+        or ("mAP_50" in scored and not any(np.isclose(thresholds, 0.5)))
+        or ("mAP_75" in scored and not any(np.isclose(thresholds, 0.75)))
+    ):
+        findings.add(THRESHOLDS, f"{name}.iou_thrs={thresholds}")
 
 
 def ignored_label(config: Config) -> int | None:
@@ -159,7 +198,9 @@ def _defaults(node: Any, path: str, is_head: bool = False) -> Iterator[tuple[str
             yield f"{path}.{name}", number
     for name, value in node.items():
         if name not in _INDEPENDENT:
-            yield from _defaults(value, f"{path}.{name}", name.endswith("head"))
+            # roi_head only holds heads, and its class would be imported with all models
+            is_head = name.endswith("head") and name != "roi_head"
+            yield from _defaults(value, f"{path}.{name}", is_head)
 
 
 def _default_of(kind: Any, name: str) -> int | None:

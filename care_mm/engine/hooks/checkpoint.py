@@ -100,6 +100,7 @@ class AtomicCheckpointHook(CheckpointHook):
             and (self.backend_args or {}).get("backend", "local") == "local"
         )
         super().before_train(runner)
+        self.unknown: set[str] = set()  # metrics of save_best that no validation has
         if self.is_local and self.max_keep_ckpts > 0 and runner._resume:
             self._adopt_leftovers(runner)
         # CheckpointHook deletes through this attribute; mmengine 0.10.7 and onedl-mmengine 0.10.12.
@@ -165,8 +166,21 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
         with self._writing():
-            super()._save_best_checkpoint(runner, metrics)
+            super()._save_best_checkpoint(runner, self._with_indicators(runner, metrics))
         self._remove_outdated()
+
+    def _with_indicators(self, runner: Runner, metrics: dict) -> dict:
+        """Return metrics with ``None`` for those of ``save_best`` that a validation lacks."""
+        names = getattr(self, "key_indicators", None) or ()
+        unknown = [name for name in names if name != "auto" and name not in metrics]
+        for name in unknown:
+            if name not in self.unknown:
+                self.unknown.add(name)
+                runner.logger.warning(
+                    f"save_best={name!r}: the validation has no such metric, so no best checkpoint "
+                    f"is kept by it; the metrics are {', '.join(metrics)}"
+                )
+        return {**metrics, **dict.fromkeys(unknown)}
 
     def _writing(self) -> AbstractContextManager:
         return _streaming() if self.is_local else nullcontext()

@@ -83,3 +83,16 @@ def test_an_empty_list_is_refused(data: Path) -> None:
     (data / "imagenet" / "list.txt").write_text("")
     findings = check(train=folders(data, ann_file="list.txt"))["train"]
     assert_named(findings, "list with no image", "list.txt")
+
+
+def test_an_image_listed_twice_is_noted_and_refused_with_two_labels(data: Path) -> None:
+    file = next((data / "imagenet" / "train" / "ball").iterdir())
+    name = str(file.relative_to(data / "imagenet" / "train"))
+    for label, is_note in ((0, True), (1, False)):
+        (data / "imagenet" / "list.txt").write_text(f"{name} 0\n{name} {label}\n")
+        settings = folders(data, ann_file="list.txt", metainfo=dict(classes=OBJECTS))
+        findings = check(train=settings)["train"]
+        assert_named(findings, "image listed twice", name, is_note=True)
+        assert bool(findings.problems) is not is_note
+        if not is_note:
+            assert_named(findings, "image listed with two labels", f"{name}: 0 and 1")

@@ -102,3 +102,38 @@ def test_a_detector_of_few_detections_is_noted(drawn: Path) -> None:
         )
         *_, model = check_config(Config(content), limit=0)
         assert not model.problems and ("max_per_img" in details(model)) is is_noted
+
+
+ARGUMENTS = {
+    # arguments of CocoMetric: what the check says; empty if it accepts them
+    "items": (dict(metric_items=["mAP", "map_50"]), "'map_50'; did you mean 'mAP_50'?"),
+    "known items": (dict(metric_items=["mAP_75", "AR@100"]), ""),
+    "a number": (dict(iou_thrs=0.5), "iou_thrs=0.5"),
+    "without 0.75": (dict(iou_thrs=[0.5]), "iou_thrs=[0.5]"),
+    "without 0.75, which is not asked for": (dict(iou_thrs=[0.5], metric_items=["mAP_50"]), ""),
+    "both": (dict(iou_thrs=[0.5, 0.75]), ""),
+    "by class": (dict(iou_thrs=[0.5, 0.75], classwise=True), "iou_thrs=[0.5, 0.75]"),
+    "written only": (dict(iou_thrs=0.5, format_only=True, outfile_prefix="x"), ""),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_arguments_that_fail_after_the_first_epoch_are_refused(drawn: Path, name: str) -> None:
+    arguments, said = ARGUMENTS[name]
+    file = str(drawn / "coco" / "annotations" / "instances_val2017.json")
+    metric = dict(type="CocoMetric", ann_file=file, **arguments)
+    content = dict(val_dataloader=dict(dataset=coco(drawn, "val")), val_evaluator=metric)
+    *_, model = check_config(Config(dict(default_scope="mmdet", **content)), limit=0)
+    assert bool(model.problems) is bool(said) and said in details(model)
+
+
+def test_a_misspelt_metric_of_a_segmentor_is_refused(drawn: Path) -> None:
+    for names, is_refused in ((["mIoU", "mDice"], False), (["mIou"], True), ("mDice", False)):
+        content = dict(
+            default_scope="mmseg",
+            val_dataloader=dict(dataset=ade(drawn)),
+            val_evaluator=dict(type="IoUMetric", iou_metrics=names),
+        )
+        *_, model = check_config(Config(content), limit=0)
+        assert bool(model.problems) is is_refused
+        assert ("did you mean 'mIoU'?" in details(model)) is is_refused

@@ -85,3 +85,11 @@ def test_remote_folders_are_left_to_mmengine(
     with pytest.raises(Started):
         hook.before_train(SimpleNamespace(work_dir=str(tmp_path)))
     assert hook.is_local is is_local
+
+
+def test_a_misspelt_metric_of_save_best_costs_only_the_best_checkpoint(tmp_path: Path) -> None:
+    assert finish(tmp_path / "run", rounds=2, save_best=["acc", "acc_5"]) == 0
+    names = {file.name for file in (tmp_path / "run").glob("*.pth")}
+    assert {"epoch_1.pth", "epoch_2.pth"} <= names and len(names) == 3
+    (log,) = (tmp_path / "run").rglob("*.log")
+    assert log.read_text().count("save_best='acc_5': the validation has no such metric") == 1
