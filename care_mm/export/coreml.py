@@ -11,10 +11,11 @@ import io
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from care_mm.errors import InputError
@@ -88,15 +89,38 @@ def _convert(part: Part, outputs: Sequence[str], precision: str, target: Any) ->
 
     # Sums over all tokens and their normaliser stay float32, see LinearAttention.
     half = ct.transform.FP16ComputePrecision(op_selector=lambda op: not _in_attention(op))
-    return ct.convert(
-        torch.jit.trace(part.module, part.example, check_trace=False),
-        inputs=[ct.TensorType(name=INPUT, shape=tuple(part.example.shape))],
-        outputs=[ct.TensorType(name=name) for name in outputs],
-        convert_to="mlprogram",
-        compute_precision=half if precision == "fp16" else ct.precision.FLOAT32,
-        minimum_deployment_target=target,
-        skip_model_load=True,
-    )
+    with _casts_of_arrays():
+        return ct.convert(
+            torch.jit.trace(part.module, part.example, check_trace=False),
+            inputs=[ct.TensorType(name=INPUT, shape=tuple(part.example.shape))],
+            outputs=[ct.TensorType(name=name) for name in outputs],
+            convert_to="mlprogram",
+            compute_precision=half if precision == "fp16" else ct.precision.FLOAT32,
+            minimum_deployment_target=target,
+            skip_model_load=True,
+        )
+
+
+@contextmanager
+def _casts_of_arrays() -> Iterator[None]:
+    """Let coremltools make an integer of an array of one value, which NumPy 2.5 refuses."""
+    from coremltools.converters.mil import Builder
+    from coremltools.converters.mil.frontend.torch import ops
+
+    original = ops._cast
+
+    def cast(context: Any, node: Any, dtype: type, dtype_name: str) -> None:
+        value = context[node.inputs[0]].val
+        if value is not None and np.ndim(value) and np.size(value) == 1:
+            context.add(Builder.const(val=dtype(np.ravel(value)[0]), name=node.name))
+        else:
+            original(context, node, dtype, dtype_name)
+
+    ops._cast = cast  # Patch, see docs/reliability.md; tested on coremltools 9.0.
+    try:
+        yield
+    finally:
+        ops._cast = original
 
 
 def _in_attention(op: Any) -> bool:
