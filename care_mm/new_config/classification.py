@@ -142,9 +142,14 @@ test_evaluator = val_evaluator
 def _model(request: Request, classes: int) -> str:
     top = (1, _TOP) if classes > _TOP else (1,)
     last = text.channels(request.arch)[-1]
-    backbone = text.backbone(request.arch, request.weights, norm=False, merge=False)
     if request.weights.exist:
-        backbone = backbone.replace("init_cfg=dict(", "init_cfg=dict(type='Pretrained', ")
+        start = f"init_cfg=dict(type='Pretrained', checkpoint={request.weights.path!r})"
+    else:  # as the drawn job: a large layer scale, and an initialisation that keeps the variance
+        start = (
+            "layer_scale_init_value=0.5, init_cfg=dict(type='Kaiming', layer='Conv2d', "
+            "mode='fan_in', nonlinearity='linear')"
+        )
+    backbone = f"dict(arch={request.arch!r}, drop_path_rate=0.0, {start})"
     return f"""model = dict(
     data_preprocessor=dict(num_classes={classes}),
     backbone={backbone},

@@ -12,6 +12,7 @@ from care_mm.new_config import text
 from care_mm.new_config.convert import to_coco, write_splits
 from care_mm.new_config.decisions import (
     Scale,
+    Schedule,
     choose_anchor,
     choose_count,
     choose_flip,
@@ -24,7 +25,15 @@ from care_mm.new_config.splitting import SEED, SHARE, split_coco
 from care_mm.new_config.survey import Objects
 from care_mm.palette import palette_of
 
-MODELS = ("maskrcnn", "fasterrcnn")
+# Model -> its bases, with ImageNet weights and from random weights.
+_BASES = {
+    "maskrcnn": ("maskrcnn_care.py", "maskrcnn_care_thin.py"),
+    "fasterrcnn": ("maskrcnn_care.py", "maskrcnn_care_thin.py"),
+    "rtmdet-ins": ("rtmdet-ins_care.py", "rtmdet-ins_care_scratch.py"),
+    "rtmdet": ("rtmdet_care.py", "rtmdet_care_scratch.py"),
+}
+MODELS = tuple(_BASES)
+_WITH_MASKS = ("maskrcnn", "rtmdet-ins")
 # For batches of 4 from random weights, and of 16 from ImageNet weights.
 _RATES = (2e-3, 2e-4)
 
@@ -35,13 +44,15 @@ def draft_detector(request: Request, found: Found) -> Draft:
     Raises:
         InputError: The data have no training split, or no masks for a model that needs them.
     """
-    files, contents, folder, how = _splits(found)
+    files, contents, folders, how = _splits(found)
     train = contents["train"]
     objects = Objects.of(train, files["train"])
     model = request.model or ("maskrcnn" if objects.masks else "fasterrcnn")
-    if model == "maskrcnn" and not objects.masks:
+    has_masks = model in _WITH_MASKS
+    if has_masks and not objects.masks:
         raise InputError(
-            f"{files['train']}: --model {model} needs a mask for every object; use fasterrcnn"
+            f"{files['train']}: --model {model} needs a mask for every object; use fasterrcnn or "
+            "rtmdet"
         )
     scale = choose_scale(objects.sizes, request.machine, objects)
     plan = choose_schedule(objects.images, scale, request.weights, request.machine, _RATES)
@@ -50,14 +61,12 @@ def draft_detector(request: Request, found: Found) -> Draft:
         _head(request, found, objects, numbers, how, model),
         text.bases(
             (
-                "_base_/models/maskrcnn_care.py"
-                if request.weights.exist
-                else "_base_/models/maskrcnn_care_thin.py",
+                f"_base_/models/{_BASES[model][not request.weights.exist]}",
                 "_base_/runtime_det.py",
             ),
             request.out,
         ),
-        _data(request, objects, files, folder, scale, plan.batch, plan.times),
+        _data(request, objects, files, folders, scale, plan, has_masks),
         text.weights_note(request.weights),
         _model(request, objects, scale, model),
         text.schedule(plan, objects.images * plan.times, request.weights),
@@ -65,8 +74,8 @@ def draft_detector(request: Request, found: Found) -> Draft:
     return Draft("\n".join(parts), plan)
 
 
-def _splits(found: Found) -> tuple[dict[str, Path], dict[str, Any], Path, str]:
-    """Return the COCO files, their contents, the folder of images, and how they were split."""
+def _splits(found: Found) -> tuple[dict[str, Path], dict[str, Any], dict[str, Path], str]:
+    """Return the COCO files, their contents, the folders of images, and how they were split."""
     if found.form == "coco":
         files = {split: pairs[0][0] for split, pairs in found.splits.items()}
         folders = {split: pairs[0][1] for split, pairs in found.splits.items()}
@@ -119,11 +128,10 @@ def _data(
     files: dict[str, Path],
     folders: dict[str, Path],
     scale: Scale,
-    batch: int,
-    times: int,
+    plan: Schedule,
+    masks: bool,
 ) -> str:
     root = request.data
-    masks = request.model != "fasterrcnn" and objects.masks
     direction, why = choose_flip(objects.classes)
     flip = f"dict(type='RandomFlip', prob=0.5, direction={direction!r}),\n" if direction else ""
 
@@ -154,6 +162,7 @@ def _data(
 
     workers = request.machine.workers
     has_test = "test" in files
+    train = text.repeated(dataset("train", "train_pipeline"), plan.times)
     crop = text.comment(
         "Crops keep the cost of a step constant. They cut objects, so boxes and masks without an "
         "area are removed behind them; without that the loss may become NaN."
@@ -178,7 +187,14 @@ test_pipeline = [
     dict(type='PackDetInputs',
          meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
 
-{text.loader("train", text.repeated(dataset("train", "train_pipeline"), times), batch, workers)}
+{
+        text.loader(
+            "train",
+            text.repeated(dataset("train", "train_pipeline"), plan.times),
+            plan.batch,
+            workers,
+        )
+    }
 {text.loader("val", dataset("val", "test_pipeline", "test_mode=True, "), 1, workers)}
 {
         text.loader("test", dataset("test", "test_pipeline", "test_mode=True, "), 1, workers)
@@ -191,30 +207,36 @@ test_pipeline = [
 
 
 def _model(request: Request, objects: Objects, scale: Scale, model: str) -> str:
-    anchor, count = choose_anchor(objects, scale), choose_count(objects.densest)
-    proposals = max(200 if not request.weights.exist else 1000, 2 * count)
+    count, number = choose_count(objects.densest), len(objects.classes)
+    dense = text.comment(f"The densest image has {objects.densest} objects.")
+    start = f"backbone={text.backbone(request.arch, request.weights)},"
+    if model.startswith("rtmdet"):
+        neck = ""
+        if request.arch == "s2":  # the bases have the channels of the other sizes
+            maps = text.channels(request.arch)[1 if request.weights.exist else 0 :]
+            neck = f"neck=[dict(_base_.model.neck[0], in_channels={maps}), _base_.model.neck[1]],"
+        return f"""{dense}model = dict(
+    {start} {neck}
+    bbox_head=dict(num_classes={number}), test_cfg=dict(max_per_img={max(300, count)}))
+"""
+    anchor = choose_anchor(objects, scale)
+    proposals = max(1000 if request.weights.exist else 200, 2 * count)
+    rpn = f"nms_pre={max(1000, 2 * proposals)}, max_per_img={proposals}"
     small = objects.sides[1] * max(scale.train)
     note = text.comment(
         f"A quarter of the objects is smaller than {small:.0f} pixels at the size of training, so "
-        f"anchors have {anchor} times the stride. The densest image has {objects.densest} objects."
+        f"anchors have {anchor} times the stride."
     )
-    number = len(objects.classes)
-    masks = (
-        f"mask_head=dict(num_classes={number})"
-        if model == "maskrcnn"
-        else "mask_roi_extractor=None, mask_head=None"
-    )
-    width = text.channels(request.arch)
-    return f"""{note}model = dict(
-    type={"MaskRCNN" if model == "maskrcnn" else "FasterRCNN"!r},
-    backbone={text.backbone(request.arch, request.weights)},
-    neck=dict(in_channels={width}),
+    masks = f"mask_head=dict(num_classes={number})"
+    if model == "fasterrcnn":
+        start, masks = f"type='FasterRCNN', {start}", "mask_roi_extractor=None, mask_head=None"
+    return f"""{note}{dense}model = dict(
+    {start}
+    neck=dict(in_channels={text.channels(request.arch)}),
     rpn_head=dict(anchor_generator=dict(scales=[{anchor}])),
     roi_head=dict(bbox_head=dict(num_classes={number}), {masks}),
-    train_cfg=dict(rpn_proposal=dict(nms_pre={max(1000, 2 * proposals)}, max_per_img={proposals})),
-    test_cfg=dict(
-        rpn=dict(nms_pre={max(1000, 2 * proposals)}, max_per_img={proposals}),
-        rcnn=dict(max_per_img={count})))
+    train_cfg=dict(rpn_proposal=dict({rpn})),
+    test_cfg=dict(rpn=dict({rpn}), rcnn=dict(max_per_img={count})))
 """
 
 

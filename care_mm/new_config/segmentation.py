@@ -17,11 +17,15 @@ from care_mm.new_config.splitting import SEED, SHARE, split
 from care_mm.new_config.survey import mask_values, measure_images
 from care_mm.palette import palette_of
 
-MODELS = ("semfpn", "segformer")
+# Model -> its bases, with ImageNet weights and from random weights.
+_BASES = {
+    "semfpn": ("semfpn_care.py", "semfpn_care_thin.py"),
+    "segformer": ("segformer_care.py", "segformer_care_scratch.py"),
+}
+MODELS = tuple(_BASES)
 IGNORED = 255
 _NAMES = ("classes.txt", "labels.txt", "label_names.txt")
 _RATES = (2e-3, 2e-4)
-_THIN = 64  # channels of neck and head for training from random weights, as in the drawn job
 
 
 def draft_segmentor(request: Request, found: Found) -> Draft:
@@ -59,7 +63,8 @@ def draft_segmentor(request: Request, found: Found) -> Draft:
             f"{SEED}; {how}."
         )
     model = request.model or "semfpn"
-    names = (f"_base_/models/{model}_care.py", "_base_/runtime_seg.py")
+    base = _BASES[model][not request.weights.exist]
+    names = (f"_base_/models/{base}", "_base_/runtime_seg.py")
     parts = [
         "".join(map(text.comment, lines)),
         text.bases(names, request.out),
@@ -215,18 +220,16 @@ def _suffixes(pairs: Sequence[Pair]) -> tuple[str, str]:
 
 
 def _model(request: Request, classes: int, scale: Scale, model: str) -> str:
-    width, weights = text.channels(request.arch), request.weights
-    norm = "" if request.machine.device == "cuda" else ", norm_cfg=dict(type='BN')"
-    thin = "" if weights.exist else f", out_channels={_THIN}, norm_cfg=dict(type='BN')"
-    if model == "semfpn":
-        parts = f"neck=dict(in_channels={width}{thin}),"
-        inputs = f"in_channels={[_THIN] * 4}, channels={_THIN}, " if thin else ""
-    else:
-        parts, inputs = "", f"in_channels={width}, "
+    maps = f"in_channels={text.channels(request.arch)}"
+    # SyncBN, which is the norm of the bases with ImageNet weights, needs a GPU.
+    is_sync = request.weights.exist and request.machine.device == "cpu"
+    norm = ", norm_cfg=dict(type='BN')" if is_sync else ""
+    neck = f"neck=dict({maps})," if model == "semfpn" else ""
+    inputs = "" if model == "semfpn" else f"{maps}, "
     return f"""model = dict(
     data_preprocessor=dict(size={scale.crop}),
-    backbone={text.backbone(request.arch, weights)},
-    {parts}
+    backbone={text.backbone(request.arch, request.weights)},
+    {neck}
     decode_head=dict({inputs}num_classes={classes}{norm}))
 """
 

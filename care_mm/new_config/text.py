@@ -18,11 +18,6 @@ WIDTH = 100
 STYLE = dict(
     based_on_style="pep8", column_limit=WIDTH, split_before_expression_after_opening_paren=True
 )
-# As the drawn jobs: a large layer scale and an initialisation that keeps the variance.
-SCRATCH = """dict(
-    arch={arch!r}, norm_eval=False, layer_scale_init_value=0.5, {norm}
-    init_cfg=dict(_delete_=True, type='Kaiming', layer='Conv2d', mode='fan_in',
-                  nonlinearity='linear'))"""
 
 
 def comment(text: str) -> str:
@@ -41,20 +36,10 @@ def bases(names: Sequence[str], out: Path) -> str:
     return f"_base_ = {paths!r}\n"
 
 
-def backbone(arch: str, weights: Weights, norm: bool = True, merge: bool = True) -> str:
-    """Return the backbone as Python.
-
-    Args:
-        arch: Size of CARE.
-        weights: The weights to start from.
-        norm: Whether maps get a norm when training starts from random weights.
-        merge: Whether the base has an ``init_cfg`` to replace.
-    """
-    if weights.exist:
-        init = f"init_cfg=dict(checkpoint={weights.path!r})"
-        return f"dict(arch={arch!r}, {init})"
-    text = SCRATCH.format(arch=arch, norm="out_norm_cfg=dict(type='BN')," if norm else "")
-    return text if merge else text.replace("_delete_=True, ", "").replace("norm_eval=False, ", "")
+def backbone(arch: str, weights: Weights) -> str:
+    """Return what the backbone has other than its base, as Python."""
+    init = f", init_cfg=dict(checkpoint={weights.path!r})" if weights.exist else ""
+    return f"dict(arch={arch!r}{init})"
 
 
 def channels(arch: str) -> list[int]:

@@ -50,6 +50,26 @@ def _train_file(config: Config) -> Path:
     return Path(data.data_root, data.ann_file)
 
 
+@pytest.mark.parametrize(
+    ("form", "model", "arch"),
+    [
+        ("coco", "fasterrcnn", "s1"),
+        ("coco", "rtmdet-ins", "s2"),
+        ("boxes", "rtmdet", "s0"),
+        ("masks", "segformer", "s2"),
+    ],
+)
+def test_every_model_passes_its_trial(form: str, model: str, arch: str, make: Make) -> None:
+    new_config(make(form), TASKS[form], "my.py", model, arch, say=silent)
+    assert Config.fromfile("my.py").model.backbone.arch == arch
+
+
+def test_a_model_with_masks_needs_masks(make: Make, capsys: pytest.CaptureFixture) -> None:
+    options = ["--task", "detection", "--model", "rtmdet-ins", "--out", "my.py"]
+    refusal = tool.refusal(capsys, "new_config", make("boxes"), *options)
+    assert "needs a mask for every object" in refusal
+
+
 @pytest.mark.parametrize("form", ["coco", "masks", "folders"])
 def test_two_commands_train_evaluate_and_draw(form: str, make: Make) -> None:
     root = make(form)
