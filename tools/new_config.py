@@ -28,7 +28,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--arch", default="s0", choices=("s0", "s1", "s2"), help="size of CARE (default: s0)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the config, write nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the config; only converted labels and lists of images are written",
+    )
     args = parser.parse_args(argv)
     if not args.out and not args.dry_run:
         parser.error("give --out FILE.py, or --dry-run")

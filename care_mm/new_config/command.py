@@ -46,7 +46,8 @@ def new_config(
         out: The config file to write; it must not exist.
         model: One of ``MODELS[task]``; by default the one that suits the data.
         arch: Size of CARE: ``s0``, ``s1`` or ``s2``.
-        dry_run: Return the config without trying and writing it.
+        dry_run: Return the config without trying and writing it. Converted labels and lists of
+            images are written.
         say: Receives the lines of progress.
 
     Returns:

@@ -163,6 +163,9 @@ def _data(
     workers = request.machine.workers
     has_test = "test" in files
     train = text.repeated(dataset("train", "train_pipeline"), plan.times)
+    test = "test_dataloader = val_dataloader"
+    if has_test:
+        test = text.loader("test", dataset("test", "test_pipeline", "test_mode=True, "), 1, workers)
     crop = text.comment(
         "Crops keep the cost of a step constant. They cut objects, so boxes and masks without an "
         "area are removed behind them; without that the loss may become NaN."
@@ -187,20 +190,9 @@ test_pipeline = [
     dict(type='PackDetInputs',
          meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
 
-{
-        text.loader(
-            "train",
-            text.repeated(dataset("train", "train_pipeline"), plan.times),
-            plan.batch,
-            workers,
-        )
-    }
+{text.loader("train", train, plan.batch, workers)}
 {text.loader("val", dataset("val", "test_pipeline", "test_mode=True, "), 1, workers)}
-{
-        text.loader("test", dataset("test", "test_pipeline", "test_mode=True, "), 1, workers)
-        if has_test
-        else "test_dataloader = val_dataloader"
-    }
+{test}
 {evaluator("val")}
 {evaluator("test") if has_test else "test_evaluator = val_evaluator"}
 """

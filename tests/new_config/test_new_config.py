@@ -93,7 +93,7 @@ def test_an_existing_config_is_kept_and_a_dry_run_writes_nothing(
 ) -> None:
     root = make("coco")
     tool.call("new_config", root, "--task", "detection", "--dry-run")
-    assert "MaskRCNN" in capsys.readouterr().out
+    assert "maskrcnn_care_thin.py" in capsys.readouterr().out
     assert not Path("config.py").exists() and not (root / "care_mm").exists()
     Path("my.py").write_text("x = 1")
     refusal = tool.refusal(capsys, "new_config", root, "--task", "detection", "--out", "my.py")
@@ -128,7 +128,7 @@ def test_broken_data_are_refused_with_the_lines_of_the_check(
 def test_boxes_without_area_are_left_out_and_masks_are_not_demanded(make: Make) -> None:
     lines: list[str] = []
     text = new_config(make("boxes"), "detection", "my.py", say=lines.append)
-    assert "FasterRCNN" in text and "with_mask=False" in text
+    assert "type='FasterRCNN'" in text and "with_mask=False" in text
     assert any("object without width" in line for line in lines), lines
 
 
