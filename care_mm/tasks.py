@@ -88,8 +88,8 @@ def default_shape(config: Config) -> tuple[int, int]:
     Raises:
         InputError: The config has another scope.
     """
-    pipeline = config.get("test_dataloader", {}).get("dataset", {}).get("pipeline") or ()
-    for step in pipeline:
+    dataset = (config.get("test_dataloader") or {}).get("dataset") or {}
+    for step in dataset.get("pipeline") or ():
         if step["type"] == "Pad" and step.get("size"):
             width, height = step["size"]
             return height, width

@@ -58,8 +58,15 @@ class DataGuardHook(Hook):
         self.start = runner.iter
         self.record = Path(runner.work_dir) / RECORD
         self.reported = len(recorded(self.record))
-        allowed = max(10, int(self.max_bad * len(loader.dataset)))
-        self._guard(loader.dataset, skip=self.skip, max_bad=allowed)
+        self.guard_training(runner)
+        # After the hooks that switch to another pipeline, and before the workers start.
+        runner.register_hook(_GuardSwitchedPipelineHook(self), priority="LOWEST")
+
+    def guard_training(self, runner: Runner) -> None:
+        """Guard the pipelines of the training data that are not guarded yet."""
+        dataset = runner.train_dataloader.dataset
+        allowed = max(10, int(self.max_bad * len(dataset)))
+        self._guard(dataset, skip=self.skip, max_bad=allowed)
 
     def before_val(self, runner: Runner) -> None:
         """Guard the validation data."""
@@ -129,6 +136,21 @@ class DataGuardHook(Hook):
                 max_in_a_row=self.max_in_a_row,
                 record=self.record if skip else None,
             )
+
+
+class _GuardSwitchedPipelineHook(Hook):
+    """Guard the pipeline that a hook such as ``PipelineSwitchHook`` gives to the training data.
+
+    Args:
+        guard: The hook that guarded the first pipeline.
+    """
+
+    def __init__(self, guard: DataGuardHook) -> None:
+        self.guard = guard
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Guard the new pipeline, if the pipeline was switched."""
+        self.guard.guard_training(runner)
 
 
 def _has_truth(sample: Any, ignored: set[int]) -> bool:

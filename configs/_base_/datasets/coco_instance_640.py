@@ -66,7 +66,6 @@ train_dataloader = dict(
     batch_size=32,
     num_workers=10,
     persistent_workers=True,
-    pin_memory=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type=dataset_type,

@@ -41,7 +41,11 @@ def train(samples: list, tmp_path: Path, ignore_index: int = 255) -> Logger:
     dataset = type("Data", (), {**vars(dataset), "__len__": lambda self: len(samples)})()
     loader = type("Loader", (list,), {"dataset": dataset})(samples)
     runner = SimpleNamespace(
-        train_dataloader=loader, work_dir=str(tmp_path), iter=0, logger=Logger()
+        train_dataloader=loader,
+        work_dir=str(tmp_path),
+        iter=0,
+        logger=Logger(),
+        register_hook=lambda hook, priority: None,
     )
     hook = DataGuardHook()
     hook.before_train(runner)
