@@ -22,6 +22,7 @@ SWITCHES = [
     )
 ]
 SWITCHES.append({**SWITCHES[0], "attn_head_dims": (2, 4, 6)})  # attention in every stage
+SWITCHES += [{**SWITCHES[0], "attention": name} for name in ("focused", "simplified", "softmax")]
 
 
 def name_of(switches: dict) -> str:

@@ -1,5 +1,5 @@
 """The model, leaf to root.
 
-``arch``, ``fold``, ``precision``, ``layers``, ``pretrained``, ``staged``, ``backbone``, ``head``;
-``classifier`` needs mmpretrain.
+``arch``, ``fold``, ``precision``, ``linear_attention``, ``attention``, ``layers``, ``pretrained``,
+``staged``, ``backbone``, ``head``; ``classifier`` needs mmpretrain.
 """

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 PER_STAGE = ("depths", "mem_dims", "interaction_ratios", "attn_head_dims")
 # Name of a decoupling -> channels of the features in multiples of the memory channels.
 DECOUPLINGS = {"asymmetrical": 3, "symmetrical": 2, "stacked": 3}
+ATTENTIONS = ("linear", "focused", "simplified", "softmax")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class Arch:
             branch and a quarter for each local branch (d2 = d1). ``'stacked'``: ``3 * mem_dim``
             channels, half of them through each local branch, then all of them through the global
             branch.
+        attention: The attention of the global branch, where ``attn_head_dims`` is not ``None``.
+            ``'linear'`` is the paper's; ``'focused'`` is FLatten's, ``'simplified'`` SLAB's, and
+            ``'softmax'`` has a quadratic cost. See :mod:`care_mm.models.attention`.
 
     Raises:
         ValueError: Tuples of unequal length, a number that is not positive, a head width that does
@@ -52,6 +56,7 @@ class Arch:
     inter1: bool = True
     inter2: bool = True
     decoupling: str = "asymmetrical"
+    attention: str = "linear"
 
     def __post_init__(self) -> None:
         lengths = {name: len(getattr(self, name)) for name in PER_STAGE}
@@ -71,11 +76,12 @@ class Arch:
         for name in ("memory", "inter1", "inter2"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"arch: {name}={getattr(self, name)!r} must be True or False")
-        if self.decoupling not in DECOUPLINGS:
-            raise ValueError(
-                f"arch: decoupling={self.decoupling!r} is unknown: choose one of "
-                f"{', '.join(DECOUPLINGS)}"
-            )
+        for name, choices in (("decoupling", DECOUPLINGS), ("attention", ATTENTIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"arch: {name}={getattr(self, name)!r} is unknown: choose one of "
+                    f"{', '.join(choices)}"
+                )
         self._check_widths()
 
     def _check_widths(self) -> None:

@@ -122,6 +122,7 @@ class CARETransformer(StagedBackbone):
                 inter1=arch.inter1,
                 inter2=arch.inter2,
                 decoupling=arch.decoupling,
+                attention=arch.attention,
             )
             for j, rate in enumerate(drop_path_rates)
         ]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from care_mm.models.arch import DECOUPLINGS
+from care_mm.models.attention import FocusedAttention, SimplifiedAttention, SoftmaxAttention
 from care_mm.models.fold import fold_norm_after, fold_norm_before, fold_scale_after, is_foldable
 from care_mm.models.precision import without_autocast
 
@@ -70,6 +71,15 @@ class LinearAttention(nn.Module):
         return out.reshape(x.shape).to(x.dtype)
 
 
+# Name of an attention of :class:`care_mm.models.arch.Arch` -> module.
+ATTENTIONS = {
+    "linear": LinearAttention,
+    "focused": FocusedAttention,
+    "simplified": SimplifiedAttention,
+    "softmax": SoftmaxAttention,
+}
+
+
 class AxialConv(nn.Module):
     """Sum of an 11x1 and a 1x11 depthwise convolution (global branch of stages 1 and 2)."""
 
@@ -96,9 +106,16 @@ class TokenMixer(nn.Module):
         head_dim: Width of an attention head, ``None`` for the convolutional global branch.
         decoupling: ``'asymmetrical'``, ``'symmetrical'`` or ``'stacked'``, see
             :class:`care_mm.models.arch.Arch`.
+        attention: A name in ``ATTENTIONS``; unused without ``head_dim``.
     """
 
-    def __init__(self, dim: int, head_dim: int | None, decoupling: str = "asymmetrical") -> None:
+    def __init__(
+        self,
+        dim: int,
+        head_dim: int | None,
+        decoupling: str = "asymmetrical",
+        attention: str = "linear",
+    ) -> None:
         super().__init__()
         self.feature_dim = DECOUPLINGS[decoupling] * dim
         self.stacked = decoupling == "stacked"
@@ -106,7 +123,9 @@ class TokenMixer(nn.Module):
         local_dim = (self.feature_dim if self.stacked else self.feature_dim - dim) // 2
         self.split = (global_dim, local_dim, local_dim)
         self.global_branch = (
-            AxialConv(global_dim) if head_dim is None else LinearAttention(global_dim, head_dim)
+            AxialConv(global_dim)
+            if head_dim is None
+            else ATTENTIONS[attention](global_dim, head_dim)
         )
         self.local3 = depthwise(local_dim, 3)
         self.local7 = depthwise(local_dim, 7)
@@ -190,6 +209,7 @@ class CAREBlock(nn.Module):
         memory: ``False`` builds a block on the features alone.
         inter1, inter2: ``False`` makes that interaction the identity.
         decoupling: See :class:`TokenMixer`.
+        attention: See :class:`TokenMixer`.
 
     Raises:
         ValueError: ``expand`` without Inter2.
@@ -209,11 +229,12 @@ class CAREBlock(nn.Module):
         inter1: bool = True,
         inter2: bool = True,
         decoupling: str = "asymmetrical",
+        attention: str = "linear",
     ) -> None:
         super().__init__()
         if expand and not inter2:
             raise ValueError("a block without Inter2 has no hidden channels to return")
-        self.token_mixer = TokenMixer(mem_dim, head_dim, decoupling)
+        self.token_mixer = TokenMixer(mem_dim, head_dim, decoupling, attention)
         feature_dim = self.token_mixer.feature_dim
         self.split = (mem_dim, feature_dim) if memory else (feature_dim,)
         dim = sum(self.split)

@@ -8,7 +8,7 @@ with or without autocast, because sums over N overflow float16 and the normalise
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from care_mm.models.precision import at_least_float32, without_autocast
 
@@ -71,3 +71,10 @@ def focus(x: Tensor, scale: Tensor) -> Tensor:
         cubed = x**3
         length = x.norm(dim=-1, keepdim=True) / cubed.norm(dim=-1, keepdim=True)
         return cubed * length
+
+
+def shared_depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """Apply a depthwise convolution of one head's channels to every head of (B, C, H, W)."""
+    heads = x.shape[1] // conv.out_channels
+    weight, bias = conv.weight.repeat(heads, 1, 1, 1), conv.bias.repeat(heads)
+    return F.conv2d(x, weight, bias, padding=conv.padding, groups=x.shape[1])

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from care_mm.models.linear_attention import focus, linear_attention
+from care_mm.models.linear_attention import focus, linear_attention, shared_depthwise
 from care_mm.models.precision import at_least_float32
 
 _KERNEL = 5
@@ -49,19 +49,12 @@ class GridAttention(nn.Module):
         """Return the attention's output (B, H, W, C) for q, k and v, (B, H, W, C) each."""
         k = k + resize_encoding(self.positional_encoding, self.side, k.shape[1:3])
         out = self.attend(q.flatten(1, 2), k.flatten(1, 2), v.flatten(1, 2)).reshape(v.shape)
-        return self.proj(out + self._local(v))
+        local = shared_depthwise(self.dwc, v.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.proj(out + local)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C), with separate projections."""
         return self.mix(self.q(x), *self.kv(x).chunk(2, dim=-1))
-
-    def _local(self, v: Tensor) -> Tensor:
-        """Convolve the channels of every head with the same kernels."""
-        weight = self.dwc.weight.repeat(self.num_heads, 1, 1, 1)
-        bias = self.dwc.bias.repeat(self.num_heads)
-        v = v.permute(0, 3, 1, 2)
-        v = F.conv2d(v, weight, bias, padding=_KERNEL // 2, groups=v.shape[1])
-        return v.permute(0, 2, 3, 1)
 
 
 class FocusedAttention(GridAttention):

@@ -203,8 +203,14 @@ def test_exported_program_agrees(variant: Variant) -> None:
 @pytest.mark.parametrize("dtype", HALF)
 @torch.no_grad()
 def test_autocast_stays_close_to_float32(dtype: torch.dtype, variant: Variant) -> None:
-    """The tolerance is three roundings of the dtype, relative to the largest value."""
+    """The tolerance is three roundings of the dtype, relative to the largest value.
+
+    The other attentions get four times as much: a cube, an exponential, and a ReLU that leaves
+    little to divide by amplify the rounding of queries and keys, which the convolution returns.
+    """
     tolerance = {torch.float16: 3e-3, torch.bfloat16: 3e-2}[dtype]
+    if variant.arch.attention != "linear":
+        tolerance *= 4
     model = variant.build().float().eval()
     dtypes = []
     model.stem.conv.register_forward_hook(lambda module, args, out: dtypes.append(out.dtype))

@@ -1,0 +1,3 @@
+# SLAB's simplified linear attention in the global branch of stages 3 and 4.
+_base_ = '../care_s1_imagenet.py'
+model = dict(backbone=dict(arch=dict(_delete_=True, base='s1', attention='simplified')))
