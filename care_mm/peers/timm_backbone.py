@@ -55,6 +55,8 @@ class TimmBackbone(StagedBackbone):
         norm_eval: Keep all batch norms in evaluation mode; their affine parameters still train.
         with_cp: timm's activation checkpointing. It updates the running statistics of batch norms
             twice for each batch, so combine it with ``norm_eval`` for such models.
+        sync_bn: Replace batch norms by SyncBN. mmengine's own setting of that name loses the
+            activations that timm merges with batch norms.
         model_args: Further arguments of ``timm.create_model``.
         init_cfg: mmengine's initialisation. Type ``Pretrained`` accepts our files and timm's own
             state dicts, without a network, and refuses a file that does not cover the backbone.
@@ -83,6 +85,7 @@ class TimmBackbone(StagedBackbone):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        sync_bn: bool = False,
         model_args: Mapping[str, Any] | None = None,
         init_cfg: Mapping | Sequence[Mapping] | None = None,
     ) -> None:
@@ -104,6 +107,10 @@ class TimmBackbone(StagedBackbone):
         self._resizable = _make_resizable(self.model, arch)
         if with_cp:
             self.model.set_grad_checkpointing(True)
+        if sync_bn:
+            from timm.layers import convert_sync_batchnorm
+
+            self.model = convert_sync_batchnorm(self.model)
 
         widths = [features[stride][1]["num_chs"] for stride in STRIDES]
         self.out_channels = tuple(widths[i] for i in self.out_indices)

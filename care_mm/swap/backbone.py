@@ -17,6 +17,12 @@ from care_mm.swap.probe import Map, measure
 from care_mm.swap.refusals import refuse_backbone, refuse_model
 from care_mm.swap.wiring import Feed, rewire_decode_heads, rewire_detection_heads, rewire_neck
 
+# Type of a backbone -> its arguments for SyncBN.
+SYNCHRONISED = {
+    "CARETransformer": {"norm_cfg": {"type": "SyncBN"}},
+    "TimmBackbone": {"sync_bn": True},
+}
+
 
 @dataclass
 class Swap:
@@ -221,8 +227,8 @@ def _norm_settings(
 ) -> tuple[dict[str, Any], bool]:
     """Return the drop path and the norms of the new backbone, and whether the run converts norms.
 
-    Only CARE has an argument for the kind of norm. For the others, mmengine converts the batch
-    norms of the whole model.
+    CARE and models of timm have an argument for it. For the other peers, mmengine converts the
+    batch norms of the whole model.
     """
     settings: dict[str, Any] = {}
     if choice.drop_path_rate:
@@ -232,8 +238,8 @@ def _norm_settings(
     if norm_eval:
         return settings | {"norm_eval": True}, False
     synchronise = "SyncBN" in _norm_types(old, holder)
-    if synchronise and choice.system == "CARE":
-        return settings | {"norm_cfg": {"type": "SyncBN"}}, False
+    if synchronise and choice.config["type"] in SYNCHRONISED:
+        return settings | SYNCHRONISED[choice.config["type"]], False
     return settings, synchronise
 
 

@@ -110,6 +110,18 @@ def test_checkpointing_changes_nothing_with_fixed_statistics() -> None:
     assert all(map(torch.equal, *results))
 
 
+def test_sync_bn_keeps_the_activations_that_timm_merges_with_norms() -> None:
+    torch.manual_seed(0)
+    plain = TimmBackbone("mobilenetv2_100").eval()
+    synchronised = TimmBackbone("mobilenetv2_100", sync_bn=True).eval()
+    assert any(isinstance(part, nn.SyncBatchNorm) for part in synchronised.modules())
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in synchronised.modules())
+    synchronised.load_state_dict(plain.state_dict())
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert all(map(torch.equal, synchronised(x), plain(x)))
+
+
 def test_later_stages_are_not_built() -> None:
     model = TimmBackbone("repvit_m0_9", out_indices=(0, 2), drop_path_rate=0.0)
     assert (model.out_channels, model.out_strides) == ((48, 192), (4, 16))
