@@ -317,7 +317,7 @@ class Swin(PeerBackbone):
         self.stem = SwinStem(in_channels, DIM, 4, cls.norm_layer)
         stages = []
         for i in range(self.num_built):
-            dim, side = DIM * 2**i, img_size // (4 * 2**i)
+            dim, side = DIM * 2**i, -(-img_size // (4 * 2**i))  # sides are rounded up
             linear = cls.attention if i < NUM_LINEAR else None
             window = min(side, LINEAR_WINDOW if linear else SOFTMAX_WINDOW)
             blocks = [

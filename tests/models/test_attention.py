@@ -55,7 +55,5 @@ def test_attention_is_a_mean_over_all_pixels(cls: type[nn.Module]) -> None:
 
 
 def test_an_unknown_attention_lists_the_choices() -> None:
-    with pytest.raises(
-        ValueError, match=r"flash.*linear, focused, simplified, softmax"
-    ):
+    with pytest.raises(ValueError, match=r"flash.*linear, focused, simplified, softmax"):
         CARETransformer(dict(base="s0", attention="flash"))

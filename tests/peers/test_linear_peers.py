@@ -256,6 +256,15 @@ def test_only_sides_with_more_than_one_window_are_shifted() -> None:
         assert torch.allclose(shifted(x), plain(x), atol=1e-6) is is_same, size
 
 
+@pytest.mark.parametrize(("img_size", "sides"), [(224, (56, 28, 7, 7)), (200, (50, 25, 7, 7))])
+def test_the_first_two_stages_have_one_window_at_the_size_of_the_classifier(
+    img_size: int, sides: tuple
+) -> None:
+    with torch.device("meta"):
+        model = PEERS["slab_swin_t"].backbone(img_size=img_size)
+    assert tuple(stage.blocks[0].window for stage in model.stages) == sides
+
+
 def test_resizing_a_position_keeps_a_linear_ramp() -> None:
     ramp = torch.linspace(0, 1, 4)[:, None].expand(4, 4).reshape(1, 16, 1)
     assert torch.equal(resize_encoding(ramp, 4, (4, 4)), ramp.reshape(1, 4, 4, 1))
