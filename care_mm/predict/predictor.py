@@ -34,7 +34,7 @@ def test_pipeline(config: Config) -> list[Mapping[str, Any]]:
     """Return the steps of the config's test pipeline that need no annotations.
 
     The pipeline is that of the first data set that begins by loading an image: data sets can be
-    wrapped in others. Without test data, the validation data count.
+    wrapped in others. Without test data, or with test-time augmentation, the validation data count.
 
     Raises:
         InputError: There is no such pipeline.
@@ -43,11 +43,13 @@ def test_pipeline(config: Config) -> list[Mapping[str, Any]]:
         dataset = (config.get(f"{split}_dataloader") or {}).get("dataset")
         for node in find(dataset, lambda node: bool(node.get("pipeline"))):
             steps = [step for step in node["pipeline"] if "Annotations" not in type_name(step)]
+            if any(find(steps, lambda step: type_name(step) == "TestTimeAug")):
+                continue
             if steps and re.match(r"Load\w*Image", type_name(steps[0])):
                 return steps
     raise InputError(
         f"config {config.filename}: has no test_dataloader (nor val_dataloader) with a pipeline "
-        "that begins by loading an image"
+        "that begins by loading an image and has no TestTimeAug"
     )
 
 

@@ -201,6 +201,16 @@ def test_pipeline_of_wrapped_or_missing_test_data(dataset: dict, split: str) -> 
     assert [step["type"] for step in pipeline_of(config)] == [STEPS[0]["type"], "PackInputs"]
 
 
+def test_pipeline_of_test_time_augmentation_is_not_used() -> None:
+    inner = [[dict(type="RandomFlip", prob=1.0)], [dict(type="LoadAnnotations")]]
+    augmented = [STEPS[0], dict(type="TestTimeAug", transforms=inner)]
+    loaders = dict(test_dataloader=dict(dataset=dict(type="A", pipeline=augmented)))
+    with pytest.raises(InputError, match="TestTimeAug"):
+        pipeline_of(Config(loaders))
+    loaders["val_dataloader"] = dict(dataset=dict(type="A", pipeline=STEPS))
+    assert [step["type"] for step in pipeline_of(Config(loaders))][1:] == ["PackInputs"]
+
+
 def test_config_without_any_pipeline_is_refused() -> None:
     for loader in (None, dict(dataset=dict(type="A", pipeline=[dict(type="PackInputs")]))):
         with pytest.raises(InputError, match="has no test_dataloader"):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
-from care_mm.config import type_name
+from care_mm.config import find, type_name
 from care_mm.datasets.check.coverage import Coverage, coco_metrics
 from care_mm.datasets.check.findings import Findings, Kind, note
 from care_mm.datasets.check.images import (
@@ -219,20 +219,14 @@ def _check_objects(
 
 def _loads_masks(settings: Mapping, **values: Any) -> bool:
     """Whether a step of the pipeline loads masks, and has these values."""
-    return any(
-        isinstance(step, Mapping)
-        and step.get("with_mask")
-        and all(step.get(key) == value for key, value in values.items())
-        for step in settings.get("pipeline") or ()
-    )
+    steps = find(settings.get("pipeline") or (), lambda step: bool(step.get("with_mask")))
+    return any(all(step.get(key) == value for key, value in values.items()) for step in steps)
 
 
 def _packs_instances(settings: Mapping) -> bool:
     """Whether the pipeline packs the annotations, for a metric without a file of its own."""
-    return any(
-        isinstance(step, Mapping) and "instances" in (step.get("meta_keys") or ())
-        for step in settings.get("pipeline") or ()
-    )
+    steps = find(settings.get("pipeline") or (), lambda step: bool(step.get("meta_keys")))
+    return any("instances" in step["meta_keys"] for step in steps)
 
 
 def _check_evaluated_ids(rows: Sequence[Row], findings: Findings) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from care_mm.config import type_name
+from care_mm.config import find, type_name
 from care_mm.datasets.check.coverage import Coverage
 from care_mm.datasets.check.findings import Findings, Kind, note
 from care_mm.datasets.check.folders import number_of
@@ -89,9 +89,7 @@ def check_masks(dataset: Any, settings: Mapping, coverage: Coverage) -> Findings
     folder, masks = (dataset.data_prefix.get(key) or "" for key in ("img_path", "seg_map_path"))
     names = _names(dataset, folder, findings)
     findings.num_samples = number_of(len(names), dataset._indices)
-    loads_masks = any(
-        type_name(step) == "LoadAnnotations" for step in settings.get("pipeline") or ()
-    )
+    loads_masks = any(_loading(settings))
     formats_only = bool(coverage.metrics) and not coverage.scored
     if not (masks and loads_masks) and not formats_only:
         findings.add(NO_TRUTH, folder if not masks else f"{folder}: no LoadAnnotations")
@@ -119,22 +117,26 @@ def check_masks(dataset: Any, settings: Mapping, coverage: Coverage) -> Findings
 
 def _mask_loader(settings: Mapping) -> Loader:
     """Return how the pipeline decodes masks."""
-    for step in settings.get("pipeline") or ():
-        if type_name(step) == "LoadAnnotations":
-            return Loader("unchanged", step.get("imdecode_backend") or "pillow")
-    return Loader("unchanged", "pillow")
+    backends = [step.get("imdecode_backend") for step in _loading(settings)]
+    return Loader("unchanged", next(filter(None, backends), "pillow"))
+
+
+def _loading(settings: Mapping) -> Iterator[Mapping]:
+    """Yield the steps of a pipeline that load masks, also those inside test-time augmentation."""
+    yield from find(
+        settings.get("pipeline") or (), lambda step: type_name(step) == "LoadAnnotations"
+    )
 
 
 def _check_pipeline(dataset: Any, settings: Mapping, findings: Findings) -> None:
     """Compare reduce_zero_label, for which mmseg has an assertion in the middle of a batch."""
     expected = dataset.reduce_zero_label
-    for step in settings.get("pipeline") or ():
-        if type_name(step) == "LoadAnnotations":
-            actual = step.get("reduce_zero_label")
-            if actual is not None and actual != expected:
-                findings.add(
-                    OTHER_REDUCTION, f"LoadAnnotations: {actual}, and {expected} in the data set"
-                )
+    for step in _loading(settings):
+        actual = step.get("reduce_zero_label")
+        if actual is not None and actual != expected:
+            findings.add(
+                OTHER_REDUCTION, f"LoadAnnotations: {actual}, and {expected} in the data set"
+            )
 
 
 def _is_listed(dataset: Any) -> bool:

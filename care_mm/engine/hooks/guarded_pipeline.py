@@ -149,6 +149,8 @@ class GuardedPipeline:
                 )
         if "gt_sem_seg" in sample:
             labels = sample.gt_sem_seg.data
+            if type(sample).__name__ == "SegDataSample":  # mmdet's stuff may have another scale
+                _check_mask(labels, result.get("inputs"), loaded)
             beyond = (labels > last) & (labels != self.ignore_index)
             if beyond.any():
                 raise BadSample(
@@ -191,6 +193,31 @@ class GuardedPipeline:
                 with open(self.record, "a") as file:  # other processes append lines, too
                     file.write(line + "\n")
         return len(known)
+
+
+def _check_mask(labels: torch.Tensor, image: Any, loaded: tuple | None) -> None:
+    """Check that a mask has one channel, and the size of its image.
+
+    Args:
+        labels: (1, H, W).
+        image: (C, H, W), after the pipeline.
+        loaded: Height and width of the image file, which masks of an evaluation keep.
+
+    Raises:
+        BadSample: It has not.
+    """
+    if labels.ndim != 3 or len(labels) != 1:
+        raise BadSample(
+            "has a mask that is not one channel: write class numbers as a grayscale or palette PNG"
+        )
+    if not torch.is_tensor(image):
+        return
+    size, expected = tuple(labels.shape[1:]), tuple(image.shape[-2:])
+    if size not in (expected, tuple(loaded or ())[:2]):
+        raise BadSample(
+            f"is {expected[1]}x{expected[0]} pixels after the pipeline, and its mask is "
+            f"{size[1]}x{size[0]}: their files differ in size"
+        )
 
 
 def recorded(record: str | Path | None) -> list[str]:

@@ -108,6 +108,8 @@ def test_masks_are_needed_unless_predictions_are_only_written(data: Path) -> Non
     assert_named(check(train=ade(data, **prefix))["train"], "data set without masks")
     no_step = ade(data, pipeline=[dict(type="LoadImageFromFile")])
     assert_named(check(train=no_step)["train"], "data set without masks", "no LoadAnnotations")
+    inside = [dict(type="TestTimeAug", transforms=[[dict(type="LoadAnnotations")]])]
+    assert not check(train=ade(data, pipeline=inside))["train"].problems
     content = dict(
         default_scope="mmseg",
         test_dataloader=dict(dataset=ade(data, **prefix)),

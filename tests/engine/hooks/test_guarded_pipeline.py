@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from miniature import make_ade
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
@@ -92,7 +93,8 @@ def test_mask_with_a_label_beyond_the_classes_is_named(tmp_path: Path) -> None:
     mask = np.array(Image.open(masks[0]))
     mask[3, 4] = 200
     Image.fromarray(mask).save(masks[0])
-    Image.fromarray(np.zeros_like(mask)).save(masks[1])  # without any label
+    blank = np.zeros_like(np.array(Image.open(masks[1])))  # without any label
+    Image.fromarray(blank).save(masks[1])
     dataset = DATASETS.build(
         dict(
             type="ADE20KDataset",
@@ -189,3 +191,19 @@ def test_truncation_at_any_length_is_detected(tmp_path: Path) -> None:
             (tmp_path / name).write_bytes(complete[:length])
             with pytest.raises(BadSample, match="cut short"):
                 check_complete(tmp_path / name)
+
+
+def test_mask_of_another_form_than_its_image_is_named() -> None:
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    def guarded(shape: tuple, loaded: tuple) -> object:
+        sample = SegDataSample(metainfo=dict(ori_shape=loaded))
+        sample.gt_sem_seg = PixelData(data=torch.zeros(shape).long())
+        result = dict(inputs=torch.zeros(3, 40, 60), data_samples=sample)
+        return GuardedPipeline(lambda _: result, num_classes=2)(dict(img_path="a.jpg"))
+
+    assert guarded((1, 40, 60), (80, 120)), "a mask that was resized with its image"
+    assert guarded((1, 80, 120), (80, 120)), "a mask of an evaluation"
+    with pytest.raises(InputError, match=r"a\.jpg: is 60x40 pixels.* mask is 60x30"):
+        guarded((1, 30, 60), (80, 120))
