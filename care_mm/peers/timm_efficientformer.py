@@ -30,10 +30,14 @@ class _AnySize:
         self.N2 = self.resolution2[0] * self.resolution2[1]
 
     def get_attention_biases(self, device: torch.device) -> Tensor:
-        """Return biases (heads, queries, keys) for the map; timm's own for the built size."""
+        """Return biases (heads, queries, keys) for the map; timm's own for the built size.
+
+        timm keeps them in evaluation mode. A tracer would leave its own tensors there, so that the
+        model could not be called afterwards.
+        """
         built = _side(self.attention_biases)
         if self.map_size in (None, (built, built)):
-            return super().get_attention_biases(device)
+            return self.attention_biases[:, self.attention_bias_idxs]
         table = self.attention_biases.unflatten(1, (built, built))[None]
         table = F.interpolate(table, self.map_size, mode="bilinear", align_corners=True)[0]
         y, x = (self._distances(side, device) for side in self.map_size)
