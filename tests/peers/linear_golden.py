@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
 
 import golden
 import numpy as np
@@ -85,31 +84,29 @@ def figures(name: str) -> compact_golden.Golden:
     return compact_golden.load(name)
 
 
-@lru_cache(maxsize=1)
-def weights(name: str, img_size: int = 224, dtype: torch.dtype = torch.float64) -> dict:
-    """Return weights under the authors' keys; counters of norms are left out."""
-    shapes = dict(figures(name).shapes)
+def shapes(name: str, img_size: int = 224) -> dict[str, list[int]]:
+    """Return the shapes of the drawn tensors under the authors' keys, for images of 224 or 64."""
+    every = dict(figures(name).shapes)
     if img_size != 224:
         with np.load(golden.FOLDER / f"{name}.npz") as file:
-            shapes |= json.loads(file["json"].tobytes()).get("small", {})
-    drawn = {
-        key: torch.as_tensor(draw(key, shape))
-        for key, shape in shapes.items()
-        if key.rsplit(".", 1)[-1] not in (*COUNTERS, *COMPUTED)
-    }
-    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in drawn.items()}
+            every |= json.loads(file["json"].tobytes()).get("small", {})
+    return {k: v for k, v in every.items() if k.rsplit(".", 1)[-1] not in (*COUNTERS, *COMPUTED)}
 
 
 def load(model: nn.Module, name: str, img_size: int = 224) -> nn.Module:
-    """Load the weights into a classifier or, of another prefix, a backbone; check for every key."""
-    dtype = next(model.parameters()).dtype
-    state = PEERS[name].cls.convert_official(weights(name, img_size, dtype))
-    own = model.state_dict()
-    if isinstance(model, PeerBackbone):
-        state = {k.removeprefix("backbone."): v for k, v in state.items()}
-        state = {k: v for k, v in state.items() if k in own}
-    counters = {k: v for k, v in own.items() if k.rsplit(".", 1)[-1] in COUNTERS}
-    model.load_state_dict({**state, **counters})
+    """Draw the weights of a classifier or a backbone; every tensor but the counters is needed."""
+    drawn, own = shapes(name, img_size), model.state_dict()
+    prefix = "backbone." if isinstance(model, PeerBackbone) else ""
+    names = PEERS[name].cls.convert_official({key: key for key in drawn})
+    state = {key: value for key, value in own.items() if key.rsplit(".", 1)[-1] in COUNTERS}
+    for ours, key in names.items():
+        target = own.get(ours.removeprefix(prefix))
+        if target is not None:
+            value = torch.as_tensor(draw(key, drawn[key])).to(target.dtype)
+            state[ours.removeprefix(prefix)] = value
+        else:
+            assert prefix, ours  # only a backbone may have less than the authors' model
+    model.load_state_dict(state)
     return model
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from half import HALF
-from peers.linear_golden import PEERS, figures, image, load, weights
+from peers.linear_golden import PEERS, figures, image, load
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -303,9 +303,14 @@ def test_attention_of_many_tokens_stays_finite_in_half_precision(dtype: torch.dt
 
 
 def test_an_authors_checkpoint_loads_and_a_wrong_one_is_refused(name: str, tmp_path: Path) -> None:
-    path, counters = tmp_path / "authors.pth", ("warm", "iter", "total_step")
-    state = weights(name, dtype=torch.float32) | {
-        key: torch.tensor(5) for key in figures(name).shapes if key.endswith(counters)
+    path, facts = tmp_path / "authors.pth", figures(name).shapes
+    names = PEERS[name].cls.convert_official({key: key for key in facts})
+    unbuilt = ("backbone.stages.2.", "backbone.stages.3.")
+    torch.manual_seed(0)
+    state = {
+        key: torch.randn(facts[key]) if facts[key] else torch.tensor(5)
+        for ours, key in names.items()
+        if not ours.startswith(unbuilt) or ours.endswith("0.norm1.bias")
     }
     torch.save({"model": state}, path)
     pretrained = dict(type="Pretrained", checkpoint=str(path))
@@ -355,9 +360,11 @@ for name, width in zip(names, (512, 512, 768, 512, 768)):
     assert process.returncode == 0, process.stderr
 
 
-def test_a_classifier_trains_and_predicts(name: str) -> None:
+def test_a_classifier_trains_and_predicts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from mmpretrain.structures import DataSample
 
+    cls = PEERS[name].cls
+    monkeypatch.setattr(cls, "archs", {"t": replace(cls.archs["t"], depths=(1, 1, 1, 1))})
     model = PEERS[name].classifier(out_indices=(3,), drop_path_rate=0.1)
     samples = [DataSample().set_gt_label(i) for i in (0, 7)]
     losses = model.train().loss(torch.rand(2, 3, 64, 64), samples)
