@@ -7,6 +7,7 @@ PYTHONS := $(PYTHON) python3.14 python3.13 python3.12 python3.11 python3.10 pyth
 VENV := .venv
 PINS := requirements.txt
 PY := $(VENV)/bin/python
+LITERT := .venv-litert
 HEADER := $(VENV)/header
 NEW := $(VENV)/wheels# where mmcv is compiled; two clones do not share it
 # Contents, not dates: a checkout that changes nothing sets nothing up. And the place, because
@@ -47,11 +48,18 @@ ISOLATION = $(if $(filter requirements.txt,$(PINS)),--no-build-isolation)
 
 RUN := work_dirs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup demo demo-seg demo-cls test test-long test-originals requirements clean-env
+.PHONY: help setup setup-litert demo demo-seg demo-cls test test-long test-originals requirements \
+	clean-env
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
 
 setup: $(READY) ## make or refresh the environment in .venv; the targets below do it by themselves
+
+setup-litert: $(filter .uv/%,$(UV)) ## make the environment that writes LiteRT files, in .venv-litert
+	@$(LITERT)/bin/python -c '$(in_range)' 2>/dev/null || \
+		$(UV) venv --quiet --clear --python '$(BASE)' $(LITERT)
+	@$(UV) pip sync --python $(LITERT) requirements-litert.txt || \
+		$(call fail,uv could not install requirements-litert.txt: no network or no disk space?)
 
 demo: $(READY) ## train Mask R-CNN with CARE-S0 on the embedded data set, in minutes on two CPU cores
 	$(PY) tools/train.py configs/shapes/maskrcnn_care_s0_shapes.py --work-dir $(RUN)
@@ -117,6 +125,7 @@ compile = $(UV) pip compile --quiet $(1) --universal --python-version 3.10 --no-
 requirements: $(filter .uv/%,$(UV)) ## pin the closures of pyproject.toml in requirements*.txt
 	$(call compile,pyproject.toml --all-extras) requirements.txt
 	$(call compile,--group originals) requirements-originals.txt
+	$(call compile,--group litert) requirements-litert.txt
 
 clean-env: ## remove the environments and .uv; mmcv's compiled operators stay in ~/.cache/care_mm
-	rm -rf .venv .venv-originals .uv
+	rm -rf .venv .venv-originals $(LITERT) .uv
