@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint",
         metavar="W",
-        help="weights of the backbone (default: checkpoints/{backbone}_{arch}_in1k.pth)",
+        help="weights of the backbone (default: a file in checkpoints/ named by the backbone)",
     )
     return parser.parse_args(argv)
 

@@ -89,7 +89,7 @@ def swap_file(
         config: A file, or ``mmdet::folder/config.py``, ``mmseg::folder/config.py``.
         out: The file to write; it must not exist.
         arch: The size of the backbone; ``None`` for its default.
-        checkpoint: Weights of the backbone; default ``checkpoints/{backbone}_{arch}_in1k.pth``.
+        checkpoint: Weights of the backbone; default: see :func:`swap_backbone`.
         backbone: A name of :data:`care_mm.swap.choices.NAMES`, or ``timm:NAME``.
 
     Raises:
