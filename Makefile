@@ -48,8 +48,8 @@ ISOLATION = $(if $(filter requirements.txt,$(PINS)),--no-build-isolation)
 
 RUN := work_dirs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup setup-litert demo demo-seg demo-cls test test-long test-originals requirements \
-	clean-env
+.PHONY: help setup setup-litert demo demo-seg demo-cls test test-long test-originals
+.PHONY: requirements clean-env
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 24
 
