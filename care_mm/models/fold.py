@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+# The names of torch's classes, and of the wrappers in mmcv and mmengine that do the same. Other
+# subclasses may change the weights in every call, or include an activation.
+_CONVOLUTION = "Conv2d"
+_NORMS = ("BatchNorm2d", "SyncBatchNorm")
 
 
 def is_foldable(norm: nn.Module) -> bool:
@@ -87,11 +93,56 @@ def fold_mean_of_linears(*branches: tuple[nn.LayerNorm, nn.Linear]) -> nn.Linear
     return merged
 
 
+def fold_convolutions(model: nn.Module) -> None:
+    """Fold batch norms into the convolutions right before them in an MM model, in place.
+
+    Pairs are found in mmcv's ``ConvModule``, in the residual blocks and stems with ``conv1`` and
+    ``norm1_name``, and in plain sequences. mmcv's ``fuse_conv_bn`` writes into the convolution,
+    which is wrong for heads with one convolution for all levels and a norm for each (RTMDet).
+
+    Args:
+        model: In evaluation mode. Convolutions that several modules share are copied.
+    """
+    for module in list(model.modules()):
+        for conv_name, norm_name in _pairs(module):
+            conv, norm = getattr(module, conv_name), getattr(module, norm_name)
+            if _are_foldable(conv, norm):
+                setattr(module, conv_name, fold_norm_after(conv, norm))
+                setattr(module, norm_name, nn.Identity())
+
+
+def _pairs(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield the names of each convolution and the norm that is applied to its output."""
+    if hasattr(module, "order") and hasattr(module, "with_norm"):  # mmcv's ConvModule
+        follows = "conv norm" in " ".join(module.order)
+        fused_on_call = getattr(module, "efficient_conv_bn_eval_forward", None) is not None
+        if module.with_norm and follows and not fused_on_call:
+            yield "conv", module.norm_name
+    elif type(module).forward is nn.Sequential.forward:
+        yield from pairwise(name for name, _ in module.named_children())
+    else:
+        for number in range(1, 4):
+            names = f"conv{number}", getattr(module, f"norm{number}_name", "")
+            if all(name in module._modules for name in names):
+                yield names
+
+
+def _are_foldable(conv: nn.Module, norm: nn.Module) -> bool:
+    """Whether both are plain: no weight standardisation, spectral norm or built-in activation."""
+    plain = type(conv).__name__ == _CONVOLUTION and isinstance(conv, nn.Conv2d)
+    return (
+        plain
+        and not conv._forward_pre_hooks
+        and type(norm).__name__ in _NORMS
+        and is_foldable(norm)
+    )
+
+
 def switch_to_deploy(model: nn.Module) -> nn.Module:
     """Fold everything that can be folded in a model of any package, in place.
 
     Calls ``switch_to_deploy`` on every submodule that has it, as the MM packages name the method,
-    and timm's own function on models of timm.
+    timm's own function on models of timm, and :func:`fold_convolutions`.
 
     Returns:
         ``model``, in evaluation mode.
@@ -103,6 +154,7 @@ def switch_to_deploy(model: nn.Module) -> nn.Module:
         from timm.utils.model import reparameterize_model
 
         reparameterize_model(timm_model, inplace=True)
+    fold_convolutions(model)
     return model.eval()
 
 
