@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from care_mm.benchmark.models import Adapter
-from care_mm.errors import InputError
-from care_mm.export.graphs import Graph, graph_of, graph_of_module
+from care_mm.benchmark.models import CALLS, Adapter
+from care_mm.errors import InputError, one_line
+from care_mm.export.detector import Detector
+from care_mm.export.graphs import Graph, graph_of, graph_of_module, in_precision
 from care_mm.export.program import Program
 from care_mm.export.runtimes import TARGETS
+from care_mm.export.target import Target
 from care_mm.models.fold import switch_to_deploy
-from care_mm.tasks import Task, task_of_model
+from care_mm.tasks import Task
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Run = Callable[[], object]
@@ -48,7 +49,9 @@ class Setting:
 
 
 def _torch(model: nn.Module, example: Tensor, setting: Setting) -> tuple[nn.Module, Tensor]:
-    options = {"device": setting.device, "dtype": DTYPES[setting.dtype]}
+    options = {"device": setting.device}
+    if not isinstance(model, Detector):  # its networks have the dtype, its boxes are in fp32
+        options["dtype"] = DTYPES[setting.dtype]
     if setting.channels_last:
         options["memory_format"] = torch.channels_last
     return model.to(**options), example.to(**options)
@@ -78,12 +81,27 @@ def _step_of(model: nn.Module, example: Tensor) -> Run:
     return step
 
 
+def _detects(model: nn.Module) -> bool:
+    return isinstance(model, Adapter) and model.call is CALLS[Task.DETECTION]
+
+
+def _folded(model: nn.Module, example: Tensor, setting: Setting) -> nn.Module:
+    """Return the folded model in the form that is exported: a detector has fixed counts."""
+    model = switch_to_deploy(model)
+    if not (isinstance(model, Adapter) and model.exported):
+        return model
+    graph = graph_for_export(model, example)
+    if isinstance(graph.module, Detector) and setting.dtype != "fp32":
+        graph = in_precision(graph, DTYPES[setting.dtype])
+    return graph.module
+
+
 def _deploy(model: nn.Module, example: Tensor, setting: Setting) -> Run:
-    return _eager(switch_to_deploy(model), example, setting)
+    return _eager(_folded(model, example, setting), example, setting)
 
 
 def _compile(model: nn.Module, example: Tensor, setting: Setting) -> Run:
-    model = model if setting.train else switch_to_deploy(model)
+    model = model if setting.train else _folded(model, example, setting)
     model.compile()
     return _eager(model, example, setting)
 
@@ -91,7 +109,12 @@ def _compile(model: nn.Module, example: Tensor, setting: Setting) -> Run:
 def _cudagraph(model: nn.Module, example: Tensor, setting: Setting) -> Run:
     if setting.device != "cuda":
         raise InputError("backend cudagraph: needs --device cuda")
-    model, example = _torch(switch_to_deploy(model), example, setting)
+    if _detects(model):
+        raise InputError(
+            "backend cudagraph: the suppression of a detector cannot be captured; --what raw-maps "
+            "measures a one-stage detector without it"
+        )
+    model, example = _torch(_folded(model, example, setting), example, setting)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # allocates lazy workspaces outside the capture
@@ -106,56 +129,128 @@ def _cudagraph(model: nn.Module, example: Tensor, setting: Setting) -> Run:
 
 # Exported files
 
-# Backend -> the format of its file, and the dtypes that it is measured in.
-RUNTIMES = {"onnxruntime": ("onnx", ("fp32",)), "openvino": ("openvino", ("fp32", "bf16"))}
+
+@dataclass(frozen=True)
+class Runtime:
+    """A backend that runs exported files.
+
+    Attributes:
+        target: Writes and opens the files.
+        dtypes: The keys of :data:`DTYPES` that it is measured in.
+    """
+
+    target: Target
+    dtypes: tuple[str, ...] = ("fp32",)
+
+    def check(self, setting: Setting) -> None:
+        """Raise InputError if a setting does not fit, or a package is not installed."""
+        if setting.device != "cpu" or setting.dtype not in self.dtypes or setting.train:
+            raise InputError(
+                f"backend {setting.backend}: is measured in {' or '.join(self.dtypes)} on the CPU"
+            )
+        self.target.require()
 
 
-def open_exported(model: nn.Module, example: Tensor, setting: Setting, **options: Any) -> Program:
-    """Fold a model, export it for the shape of ``example``, and open the file.
+RUNTIMES = {
+    "onnxruntime": Runtime(TARGETS["onnx"]),
+    "openvino": Runtime(TARGETS["openvino"], ("fp32", "bf16")),
+}
+
+
+def backend_of(path: str | Path) -> str:
+    """Return the backend that runs an exported file, by its suffix.
+
+    Raises:
+        InputError: No backend does.
+    """
+    for name, runtime in RUNTIMES.items():
+        if runtime.target.suffix == Path(path).suffix:
+            return name
+    suffixes = ", ".join(runtime.target.suffix for runtime in RUNTIMES.values())
+    raise InputError(f"{path}: not a file that the benchmark runs ({suffixes})")
+
+
+def graph_for_export(model: nn.Module, example: Tensor) -> Graph:
+    """Return the graph that is exported of a folded model, for the shape of ``example``.
+
+    Every candidate of a one-stage detector counts, whatever its score. So the cost of the
+    suppression does not depend on the weights, and a trained detector takes no longer.
+
+    Raises:
+        InputError: The model is of a kind that cannot be exported.
+    """
+    if not (isinstance(model, Adapter) and model.exported):
+        return graph_of_module(model, example)
+    head = getattr(model.model, "bbox_head", None)
+    if head is not None and head.test_cfg:
+        head.test_cfg = {**head.test_cfg, "score_thr": 0.0}
+    return graph_of(model.model, model.exported)
+
+
+def write_file(model: nn.Module, example: Tensor, setting: Setting, path: Path) -> None:
+    """Fold a model and export it for the shape of ``example``.
 
     Args:
         model: In evaluation mode.
         example: Input (B, 3, H, W).
         setting: A backend of :data:`RUNTIMES`.
-        options: Options of the runtime, see :meth:`care_mm.export.target.Target.open`.
+        path: The new file, with the suffix of the backend's target.
 
     Raises:
         InputError: The runtime is not installed, or the setting or the model does not fit it.
     """
-    name, dtypes = RUNTIMES[setting.backend]
-    target = TARGETS[name]
-    if setting.device != "cpu" or setting.dtype not in dtypes:
-        raise InputError(
-            f"backend {setting.backend}: is measured in {' or '.join(dtypes)} on the CPU"
-        )
-    target.require()
-    graph = _graph(switch_to_deploy(model), example)
+    runtime = RUNTIMES[setting.backend]
+    runtime.check(setting)
+    graph = graph_for_export(switch_to_deploy(model), example)
     shape, batch = tuple(example.shape[2:]), len(example)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"model{target.suffix}"
-        target.write(graph, path, shape=shape, batch=batch, precision=setting.dtype)
-        return target.open(path, **options)
+    runtime.target.write(graph, path, shape=shape, batch=batch, precision=setting.dtype)
 
 
-def _graph(model: nn.Module, example: Tensor) -> Graph:
-    if isinstance(model, Adapter) and task_of_model(model.model) is Task.DETECTION:
-        return graph_of(model.model)
-    return graph_of_module(model, example)
+def open_file(path: Path, example: Tensor, setting: Setting, **options: Any) -> Program:
+    """Open an exported file that accepts ``example``.
+
+    Args:
+        path: The file.
+        example: Input (B, 3, H, W).
+        setting: A backend of :data:`RUNTIMES`.
+        options: Options of the runtime, see :meth:`care_mm.export.target.Target.open`.
+
+    Raises:
+        InputError: The file is damaged, not ours, or for other inputs.
+    """
+    runtime = RUNTIMES[setting.backend]
+    runtime.check(setting)
+    program = runtime.target.open(path, **options)
+    program.check_shape(example)
+    return program
 
 
-def _exported(model: nn.Module, example: Tensor, setting: Setting) -> Run:
-    program, images = open_exported(model, example, setting), example.numpy()
+def run_of(program: Program, example: Tensor) -> Run:
+    """Return a call that runs an opened file on ``example`` (B, 3, H, W).
+
+    Raises:
+        InputError: The file does not accept the batch.
+    """
+    images = example.numpy()
+    try:
+        program.run(images)
+    except Exception as error:
+        raise InputError(
+            f"{program.path}: does not run with an input of {tuple(images.shape)} "
+            f"({one_line(error, 200)})"
+        ) from error
     return lambda: program.run(images)
 
 
-BACKENDS: dict[str, Callable[[nn.Module, Tensor, Setting], Run]] = {
+# Backend -> what runs a model in it; the runtimes run files instead.
+TORCH_BACKENDS: dict[str, Callable[[nn.Module, Tensor, Setting], Run]] = {
     "baseline": _baseline,
     "eager": _eager,
     "deploy": _deploy,
     "compile": _compile,
     "cudagraph": _cudagraph,
-    **dict.fromkeys(RUNTIMES, _exported),
 }
+BACKENDS = (*TORCH_BACKENDS, *RUNTIMES)
 
 TRAINING_BACKENDS = ("baseline", "eager", "compile")
 
@@ -163,14 +258,23 @@ TRAINING_BACKENDS = ("baseline", "eager", "compile")
 def prepare(model: nn.Module, example: Tensor, setting: Setting) -> Run:
     """Return a call that runs ``model`` on ``example`` (B, 3, H, W) once and waits for the result.
 
+    Args:
+        model: In evaluation mode.
+        example: The input.
+        setting: A backend of :data:`TORCH_BACKENDS`.
+
     Raises:
-        InputError: The backend is not installed, or does not support the setting.
+        InputError: The backend does not support the setting.
     """
     if setting.train and setting.backend not in TRAINING_BACKENDS:
         raise InputError(
             f"backend {setting.backend}: does not train; {', '.join(TRAINING_BACKENDS)} do"
         )
-    run = BACKENDS[setting.backend](model, example, setting)
+    if setting.train and _detects(model):
+        raise InputError(
+            "--train: a detector needs annotations; --what backbone trains its backbone"
+        )
+    run = TORCH_BACKENDS[setting.backend](model, example, setting)
     return synchronised(run) if setting.device == "cuda" else run
 
 

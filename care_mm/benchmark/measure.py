@@ -6,9 +6,11 @@ import multiprocessing
 import platform
 import statistics
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy
@@ -16,8 +18,10 @@ import torch
 from tqdm import tqdm
 
 from care_mm.benchmark import models
-from care_mm.benchmark.backends import Setting
-from care_mm.benchmark.worker import COPY_BYTES, GEMM_SIZE, Job, serve
+from care_mm.benchmark.backends import RUNTIMES, Setting
+from care_mm.benchmark.worker import COPY_BYTES, GEMM_SIZE, LIMITS, Job, export, serve
+from care_mm.export.stand_in import is_exported
+from care_mm.files import PARTIAL
 
 TURN_SECONDS = 0.3  # of a worker in each round
 WARM_UP_RUNS = 5
@@ -53,23 +57,52 @@ class Result:
         return statistics.median(statistics.median(a) / statistics.median(b) for a, b in pairs)
 
 
-class _Worker:
-    """A job in its own process, see :func:`care_mm.benchmark.worker.serve`."""
+class _Process:
+    """A process that works for a job and sends pairs of a kind and a value.
 
-    def __init__(self, job: Job) -> None:
-        self.result = Result(job)
+    Args:
+        target: A function of :mod:`care_mm.benchmark.worker`.
+        job: Its first argument.
+        file: Its second argument.
+    """
+
+    def __init__(self, target: Callable[..., None], job: Job, file: Path | None) -> None:
         self.pipe, other_end = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(target=serve, args=(job, other_end), daemon=True)
+        self.process = _CONTEXT.Process(target=target, args=(job, file, other_end), daemon=True)
         self.process.start()
         other_end.close()
+
+    def receive(self) -> tuple[str, Any]:
+        """Return the next message."""
+        try:
+            return self.pipe.recv()
+        except (EOFError, ConnectionError):
+            return "error", "its process died: out of memory?"
+
+    def ask(self, number: int) -> tuple[str, Any]:
+        """Send a number and return the answer."""
+        with suppress(ConnectionError):  # receiving fails as well
+            self.pipe.send(number)
+        return self.receive()
+
+
+class _Worker:
+    """A job in its own process, see :func:`care_mm.benchmark.worker.serve`.
+
+    Args:
+        job: The job.
+        file: The exported file, for backends that run files.
+        error: Why the job cannot run; empty if it can.
+    """
+
+    def __init__(self, job: Job, file: Path | None = None, error: str = "") -> None:
+        self.result = Result(job, error=error)
+        self.process = None if error else _Process(serve, job, file)
         self.number = 0  # of runs in a turn
 
-    def _receive(self) -> Any:
-        """Return the next message of the process; ``None`` after an error, which is kept."""
-        try:
-            kind, value = self.pipe.recv()
-        except (EOFError, ConnectionError):
-            kind, value = "error", "its process died: out of memory?"
+    def _value(self, message: tuple[str, Any]) -> Any:
+        """Return the value of a message; ``None`` for an error, which is kept."""
+        kind, value = message
         if kind == "error":
             self.result = replace(self.result, rounds=(), error=str(value))
             return None
@@ -77,15 +110,12 @@ class _Worker:
 
     def _ask(self, number: int) -> Any:
         """Request runs; return the answer, or ``None`` after an error."""
-        if self.result.error:
-            return None
-        with suppress(ConnectionError):  # receiving fails as well
-            self.pipe.send(number)
-        return self._receive()
+        return None if self.result.error else self._value(self.process.ask(number))
 
     def warm_up(self) -> None:
         """Wait until the process is ready, and find the number of runs that fill a turn."""
-        self._receive()
+        if not self.result.error:
+            self._value(self.process.receive())
         if times := self._ask(WARM_UP_RUNS):
             self.number = max(1, round(TURN_SECONDS / statistics.median(times)))
 
@@ -96,33 +126,72 @@ class _Worker:
     def finish(self) -> Result:
         if peak := self._ask(0):
             self.result = replace(self.result, peak_bytes=peak)
-        self.process.join(10)
+        if self.process is not None:
+            self.process.process.join(10)
         return self.result
 
 
-def measure(jobs: Sequence[Job], rounds: int) -> list[Result]:
+def measure(jobs: Sequence[Job], rounds: int, folder: Path | None = None) -> list[Result]:
     """Measure jobs in turns, each in its own process.
 
-    The processes are prepared one after the other, and wait while it is not their turn.
+    Models are exported first. The processes are then prepared one after the other, and wait while
+    it is not their turn.
 
     Args:
         jobs: The jobs, in the order of the results.
         rounds: Turns of each job; a turn is as many runs as fit in ``TURN_SECONDS``.
+        folder: Keep the exported files here, and measure those that exist already; ``None`` for a
+            temporary folder.
     """
-    workers = []
-    for job in tqdm(jobs, "preparing", disable=None):
-        workers.append(_Worker(job))
-        workers[-1].warm_up()
-    for _ in tqdm(range(rounds), "measuring", disable=None):
-        for worker in workers:
-            worker.take_turn()
-    return [worker.finish() for worker in workers]
+    with ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+        files = {job: _file_of(job, folder) for job in jobs}
+        errors: dict[Path, str] = {}
+        for job, file in tqdm(files.items(), "exporting", disable=None):
+            if file is not None and file not in errors:
+                errors[file] = _export(job, file)
+        workers = []
+        for job in tqdm(jobs, "preparing", disable=None):
+            file = files[job]
+            workers.append(_Worker(job, file, errors.get(file, "")))
+            workers[-1].warm_up()
+        for _ in tqdm(range(rounds), "measuring", disable=None):
+            for worker in workers:
+                worker.take_turn()
+        return [worker.finish() for worker in workers]
+
+
+def _file_of(job: Job, folder: Path) -> Path | None:
+    """Return the file that a job runs: the one it names, or one to be written to ``folder``."""
+    if is_exported(job.model):
+        return Path(job.model)
+    if job.setting.backend not in RUNTIMES:
+        return None
+    shape = "x".join(map(str, (job.batch, *job.shape)))
+    classes = "" if job.classes is None else f"_{job.classes}"
+    name = f"{models.label(job.model)}_{job.what}{classes}_{shape}_{job.setting.dtype}"
+    return folder / f"{name}{RUNTIMES[job.setting.backend].target.suffix}"
+
+
+def _export(job: Job, file: Path) -> str:
+    """Write the file of a job unless it exists; return the error, or an empty text."""
+    if file.exists() or is_exported(job.model):
+        return ""
+    with TemporaryDirectory(dir=file.parent, prefix=".", suffix=PARTIAL) as folder:
+        kind, value = _Process(export, job, Path(folder) / file.name).receive()
+        if kind == "error":
+            return str(value)
+        # The file itself comes last, because its existence says that all of it is there.
+        for item in sorted(Path(folder).iterdir(), key=lambda item: item.name == file.name):
+            item.rename(file.parent / item.name)
+    return ""
 
 
 def limits(setting: Setting) -> list[Job]:
     """Return the jobs that measure the limits of the machine for a setting's device and dtype."""
     plain = replace(setting, backend="eager", channels_last=False)
-    return [Job(name, "limit", (0, 0), 1, plain) for name in ("gemm", "copy")]
+    return [Job(name, "limit", (0, 0), 1, plain) for name in LIMITS]
 
 
 def gemm_rate(gemm: Result) -> float:
@@ -135,11 +204,14 @@ def copy_rate(copy: Result) -> float:
     return 2 * COPY_BYTES / (copy.milliseconds() / 1e3)
 
 
-def over_floor(result: Result, gemm: Result) -> float | None:
-    """Return the time over that of the multiply-adds at the rate of a large matrix product."""
-    job = result.job
-    macs = models.macs(job.model, job.task, job.shape)
-    return None if macs is None else result.ratio(gemm) * GEMM_SIZE**3 / (macs * job.batch)
+def macs_of(job: Job) -> int | None:
+    """Return the multiply-adds of one image; ``None`` for an exported file."""
+    return models.macs(job.model, job.what, job.shape, job.classes)
+
+
+def over_floor(result: Result, gemm: Result, macs: int) -> float:
+    """Return the time over that of ``macs`` for each image at the rate of ``gemm``."""
+    return result.ratio(gemm) * GEMM_SIZE**3 / (macs * result.job.batch)
 
 
 def growth(results: Sequence[Result], by: str = "time") -> float:

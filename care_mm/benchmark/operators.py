@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from care_mm.benchmark.backends import Setting, open_exported, prepare
+from care_mm.benchmark.backends import RUNTIMES, Setting, open_file, prepare, write_file
 from care_mm.errors import InputError
 
 
@@ -46,13 +46,29 @@ def profile(model: nn.Module, example: Tensor, setting: Setting, runs: int) -> l
     Raises:
         InputError: The backend has no profiler, or does not support the setting.
     """
+    if setting.backend in FILE_PROFILERS:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"model{RUNTIMES[setting.backend].target.suffix}"
+            write_file(model, example, setting, path)
+            return profile_file(path, example, setting, runs)
     if setting.backend not in PROFILERS:
         raise InputError(f"backend {setting.backend}: {', '.join(PROFILERS)} have a profiler")
-    time, number = defaultdict(float), defaultdict(int)
     with torch.no_grad():
-        for kind, us in PROFILERS[setting.backend](model, example, setting, runs):
-            time[kind] += us / runs / 1e3
-            number[kind] += 1
+        return _by_kind(_torch(model, example, setting, runs), runs)
+
+
+def profile_file(path: Path, example: Tensor, setting: Setting, runs: int) -> list[Operators]:
+    """Do the same for an exported file; see :func:`profile`."""
+    if setting.backend not in FILE_PROFILERS:
+        raise InputError(f"backend {setting.backend}: {', '.join(FILE_PROFILERS)} profile files")
+    return _by_kind(FILE_PROFILERS[setting.backend](path, example, setting, runs), runs)
+
+
+def _by_kind(events: Iterable[Event], runs: int) -> list[Operators]:
+    time, number = defaultdict(float), defaultdict(int)
+    for kind, us in events:
+        time[kind] += us / runs / 1e3
+        number[kind] += 1
     operators = [Operators(kind, number[kind] // runs, ms) for kind, ms in time.items() if ms > 0]
     return sorted(operators, key=lambda operator: -operator.ms)
 
@@ -69,10 +85,10 @@ def _torch(model: nn.Module, example: Tensor, setting: Setting, runs: int) -> It
             yield event.name, event.self_cpu_time_total
 
 
-def _onnxruntime(model: nn.Module, example: Tensor, setting: Setting, runs: int) -> Iterator[Event]:
+def _onnxruntime(path: Path, example: Tensor, setting: Setting, runs: int) -> Iterator[Event]:
     with tempfile.TemporaryDirectory() as folder:
         options = dict(enable_profiling=True, profile_file_prefix=f"{folder}/profile")
-        program = open_exported(model, example, setting, **options)
+        program = open_file(path, example, setting, **options)
         for _ in range(2 * runs):
             program.run(example.numpy())
         events = json.loads(Path(program.session.end_profiling()).read_text())
@@ -81,8 +97,8 @@ def _onnxruntime(model: nn.Module, example: Tensor, setting: Setting, runs: int)
         yield event["args"]["op_name"], event["dur"]
 
 
-def _openvino(model: nn.Module, example: Tensor, setting: Setting, runs: int) -> Iterator[Event]:
-    program = open_exported(model, example, setting, PERF_COUNT=True)
+def _openvino(path: Path, example: Tensor, setting: Setting, runs: int) -> Iterator[Event]:
+    program = open_file(path, example, setting, PERF_COUNT=True)
     for number in range(2 * runs):
         program.run(example.numpy())
         if number >= runs:
@@ -91,9 +107,5 @@ def _openvino(model: nn.Module, example: Tensor, setting: Setting, runs: int) ->
                 yield f"{node.node_type} {node.exec_type}", us
 
 
-PROFILERS = {
-    "eager": _torch,
-    "deploy": _torch,
-    "onnxruntime": _onnxruntime,
-    "openvino": _openvino,
-}
+FILE_PROFILERS = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+PROFILERS = ("eager", "deploy", *FILE_PROFILERS)

@@ -13,7 +13,8 @@ def result(
     backend: str = "deploy",
     shape: tuple[int, int] = (64, 64),
     memory: int = 0,
+    threads: int = 2,
 ) -> Result:
     """Return a result with one run in each round."""
-    job = Job(model, "backbone", shape, 1, Setting(backend))
+    job = Job(model, "backbone", shape, 1, Setting(backend, threads=threads))
     return Result(job, tuple((s,) for s in seconds), memory)

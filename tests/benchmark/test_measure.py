@@ -21,7 +21,7 @@ def test_the_floor_is_the_multiply_adds_at_the_rate_of_a_matrix_product() -> Non
     gemm = result("gemm", seconds=(0.5, 0.5))
     macs = models.macs("care_s0", "backbone", (64, 64))
     floor = 0.5 * macs / GEMM_SIZE**3
-    assert over_floor(result(seconds=(2 * floor,) * 2), gemm) == pytest.approx(2)
+    assert over_floor(result(seconds=(2 * floor,) * 2), gemm, macs) == pytest.approx(2)
 
 
 @pytest.mark.parametrize("exponent", [1.0, 2.0])

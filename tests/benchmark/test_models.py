@@ -15,7 +15,7 @@ def number_of_norms(model: torch.nn.Module) -> int:
 
 
 def test_multiply_adds_are_the_published_ones() -> None:
-    macs = models.macs("care_s0", "classifier", (224, 224))
+    macs = models.macs("care_s0", "model", (224, 224))
     assert macs / 1e9 == pytest.approx(0.7206, rel=4e-3)
 
 
@@ -41,6 +41,19 @@ def test_folded_models_compute_the_same(name: str) -> None:
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(InputError, match="care_s3: neither one of care_s0, care_s1, care_s2"):
-        models.build("care_s3", "classifier")
-    with pytest.raises(InputError, match="resnet50: a detector is named by its config"):
-        models.build("resnet50", "detector")
+        models.build("care_s3", "model")
+    with pytest.raises(InputError, match="resnet50: --what raw-maps is for the detector of a con"):
+        models.build("resnet50", "raw-maps")
+    with pytest.raises(InputError, match="did you mean mmdet::yolox/yolox_tiny"):
+        models.build("mmdet::yolox/yolox_tny_8xb8-300e_coco.py", "model")
+    with pytest.raises(InputError, match="there is care_mm::, mmdet::, mmseg::, mmpretrain::, but"):
+        models.build("timm::resnet50.py", "model")
+
+
+def test_the_number_of_classes_reaches_every_head() -> None:
+    name = "mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py"
+    model = models.build(name, "model", classes=7)
+    with torch.no_grad():
+        assert model(torch.rand(1, 3, 64, 96)).shape == (1, 7, 64, 96)
+    more = models.macs(name, "model", (64, 96), 150) - models.macs(name, "model", (64, 96), 7)
+    assert more == 143 * 128 * 8 * 12  # a 1x1 convolution at a stride of 8
