@@ -190,6 +190,10 @@ class CAREClassifier(ImageClassifier):
             self._teacher = Teacher(self._teacher_config, self._teacher_checkpoint)
         return self._teacher
 
+    def __dir__(self) -> list[str]:
+        """List the attributes without the teacher, because ``torch.jit.trace`` reads them all."""
+        return [name for name in super().__dir__() if name != "teacher"]
+
     def init_weights(self) -> None:
         """Apply ``init_cfg``, and build the teacher, so that its errors appear before training."""
         super().init_weights()
