@@ -29,7 +29,7 @@ from care_mm.export.target import Source, Target
 from care_mm.export.trace import WHOLE
 
 # LiteRT's convention for labels and licences: a ZIP archive that is appended to the file.
-DESCRIPTION = "care_mm.json"
+DESCRIPTION = "description.json"
 PYTHON = "CARE_MM_LITERT_PYTHON"  # names a Python that has litert-torch
 
 

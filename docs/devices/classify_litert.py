@@ -12,7 +12,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 model, photo = sys.argv[1:]
-about = json.loads(zipfile.ZipFile(model).read("care_mm.json"))
+about = json.loads(zipfile.ZipFile(model).read("description.json"))
 height, width = about["shape"]
 
 image = cv2.imread(photo)  # (H, W, 3), blue first

@@ -77,7 +77,7 @@ def test_damaged_files_are_refused(exported: MakeFile, tmp_path: Path, damage: s
     if damage == "cut":
         file.write_bytes(content[: len(content) // 2])
     if damage == "not ours":
-        file.write_bytes(content.replace(b"care_mm.json", b"another.json"))
+        file.write_bytes(content.replace(b"description.json", b"descriptions.txt"))
     with pytest.raises(InputError, match=str(file)) as caught:
         TARGETS["litert"].open(file)
     assert "\n" not in str(caught.value)
