@@ -144,3 +144,4 @@ FORMS = dict(
     folders=folders,
 )
 TASKS = {form: "detection" for form in FORMS} | dict(masks="segmentation", folders="classification")
+CONVERTED = ("voc", "yolo", "labelme")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from label_forms import FORMS
+from label_forms import CONVERTED, FORMS
 
 from care_mm.datasets.shapes import ensure_shapes
 
@@ -26,6 +26,8 @@ def make(drawn_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> M
     monkeypatch.chdir(tmp_path)
 
     def build(form: str) -> Path:
+        if form in CONVERTED:
+            pytest.importorskip("supervision")
         root = Path("data")
         FORMS[form](drawn_once, root)
         return root
