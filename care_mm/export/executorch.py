@@ -21,6 +21,7 @@ from care_mm.export.graphs import read_metadata
 from care_mm.export.program import Program, needs, opened
 from care_mm.export.target import Source, Target
 from care_mm.export.trace import WHOLE
+from care_mm.export.xnnpack_decompositions import DECOMPOSITIONS
 
 ABOUT = "care_mm_about"  # the method that returns the description, as bytes
 
@@ -87,7 +88,10 @@ class ExecuTorch(Target):
         os.environ.setdefault("FLATC_EXECUTABLE", compiler)
         about = torch.frombuffer(bytearray(source.about.encode()), dtype=torch.uint8)
         lowered = to_edge_transform_and_lower(
-            {name: part.exported for name, part in source.parts.items()},
+            {
+                name: part.exported.run_decompositions(DECOMPOSITIONS)
+                for name, part in source.parts.items()
+            },
             partitioner={name: [XnnpackPartitioner()] for name in source.parts},
             constant_methods={ABOUT: about},
         )
