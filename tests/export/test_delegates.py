@@ -8,7 +8,7 @@ from pathlib import Path
 import golden
 import pytest
 import torch
-from export.conftest import MakeFile, MakeJob
+from export.conftest import MakeJob
 from torch import Tensor, nn
 
 from care_mm.config import load_config
@@ -85,7 +85,3 @@ def test_decompositions_are_exact() -> None:
     assert not any("split" in name or "chunk" in name for name in left)
     for actual, expected in zip(decomposed.module()(x), Operators()(x), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
-
-
-def test_a_half_precision_file_is_within_its_limits(exported: MakeFile) -> None:
-    exported("classifier", "half.pte", "--shape", *SHAPE, "--precision", "fp16")
