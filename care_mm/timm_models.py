@@ -4,11 +4,10 @@ A thin wrapper: the network is :class:`care_mm.models.backbone.CARETransformer`,
 has the keys of our ImageNet classifier (``backbone.*``, ``head.*``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
@@ -42,10 +41,10 @@ class TwoHeads(nn.Module):
         self.distill = HeadBranch(in_channels, num_classes)
         self.distilled_training = False
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels) -> (B, num_classes), or a pair of such logits."""
         label, distill = self.label(x), self.distill(x)
-        if self.training and self.distilled_training:
+        if not torch.jit.is_scripting() and self.training and self.distilled_training:
             return label, distill
         return (label + distill) / 2
 
@@ -96,7 +95,13 @@ class CARE(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> (B, num_features, H // 32, W // 32)."""
-        return self.backbone(x)[-1]
+        if torch.jit.is_scripting():
+            x = self.backbone.stem(x)
+            for stage in self.backbone.stages:
+                x = stage(x)
+            return x
+        else:  # torch.jit.script compiles no tuple of any length
+            return self.backbone(x)[-1]
 
     def forward_intermediates(
         self,
@@ -148,18 +153,19 @@ class CARE(nn.Module):
 
     # Classification
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, num_features, h, w) -> logits (B, num_classes), or the input of the heads."""
         if self.global_pool == "avg":
             x = x.mean((2, 3))
         x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) -> mean logits of both heads, (B, num_classes).
 
         In training mode after ``set_distilled_training()``, returns the pair of the label head's
-        and the distillation head's logits.
+        and the distillation head's logits. A scripted model always returns the mean, so the
+        annotation names one tensor: TorchScript and torch.fx read it.
         """
         return self.forward_head(self.forward_features(x))
 

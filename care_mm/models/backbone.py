@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks import DropPath
-from mmengine.model import ModuleList
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -92,7 +91,7 @@ class CARETransformer(StagedBackbone):
         self.stem = ConvNorm(
             in_channels, self.arch.embed_dims[0], 4, self._norm_layer, norm_first=False
         )
-        self.stages = ModuleList(self._build_stage(i, rates[i]) for i in range(self.num_built))
+        self.stages = nn.ModuleList(self._build_stage(i, rates[i]) for i in range(self.num_built))
         self._init_layers()
         self.finish(out_norm_cfg)
         if deploy:

@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from care_mm.models.arch import DECOUPLINGS
 from care_mm.models.attention import FocusedAttention, SimplifiedAttention, SoftmaxAttention
 from care_mm.models.fold import fold_norm_after, fold_norm_before, fold_scale_after, is_foldable
-from care_mm.models.precision import without_autocast
+from care_mm.models.precision import at_least_float32, without_autocast
 
 NormLayer = Callable[[int], nn.Module]
 ActLayer = Callable[[], nn.Module]
@@ -29,6 +30,35 @@ def depthwise(dim: int, kernel_size: int | tuple[int, int]) -> nn.Conv2d:
     return nn.Conv2d(
         dim, dim, (height, width), padding=(height // 2, width // 2), groups=dim, bias=True
     )
+
+
+@torch.fx.wrap
+def attend(qk: Tensor, x: Tensor, num_heads: int, head_dim: int, eps: float) -> Tensor:
+    """Compute linear attention from queries and keys (B, 2 * C, H, W) and values (B, C, H, W).
+
+    torch.fx keeps the call as one node, since the steps depend on device, dtype and autocast.
+    TorchScript cannot switch autocast off, so a scripted model should not run under it.
+
+    Returns:
+        (B, C, H, W) in the dtype of ``x``; see :class:`LinearAttention`.
+    """
+    if torch.jit.is_scripting():
+        return _attend(qk, x, num_heads, head_dim, eps)
+    else:
+        with without_autocast(x.device.type):
+            return _attend(qk, x, num_heads, head_dim, eps)
+
+
+def _attend(qk: Tensor, x: Tensor, num_heads: int, head_dim: int, eps: float) -> Tensor:
+    heads = (num_heads, head_dim)
+    qk = F.elu(at_least_float32(qk).flatten(2)) + 1.0
+    q, k = [t.unflatten(1, heads) for t in qk.chunk(2, dim=1)]
+    v = at_least_float32(x).flatten(2).unflatten(1, heads)
+    k = k / v.shape[-1]
+    kv = v @ k.transpose(-1, -2)  # (B, heads, D, D)
+    normaliser = k.sum(-1, keepdim=True).transpose(-1, -2) @ q + eps
+    out = (kv @ q) / normaliser
+    return out.reshape(x.shape).to(x.dtype)
 
 
 class LinearAttention(nn.Module):
@@ -47,6 +77,7 @@ class LinearAttention(nn.Module):
         head_dim: Channels of one head, in channel order.
     """
 
+    __constants__ = ("eps",)
     eps = 1e-6
 
     def __init__(self, dim: int, head_dim: int) -> None:
@@ -57,18 +88,7 @@ class LinearAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, dim, H, W) -> (B, dim, H, W)."""
-        qk = self.qk(x)
-        with without_autocast(x.device.type):
-            dtype = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-            heads = (self.num_heads, self.head_dim)
-            qk = F.elu(qk.to(dtype).flatten(2)) + 1.0
-            q, k = [t.unflatten(1, heads) for t in qk.chunk(2, dim=1)]
-            v = x.to(dtype).flatten(2).unflatten(1, heads)
-            k = k / v.shape[-1]
-            kv = v @ k.transpose(-1, -2)  # (B, heads, D, D)
-            normaliser = k.sum(-1, keepdim=True).transpose(-1, -2) @ q + self.eps
-            out = (kv @ q) / normaliser
-        return out.reshape(x.shape).to(x.dtype)
+        return attend(self.qk(x), x, self.num_heads, self.head_dim, self.eps)
 
 
 # Name of an attention of :class:`care_mm.models.arch.Arch` -> module.
@@ -215,6 +235,9 @@ class CAREBlock(nn.Module):
         ValueError: ``expand`` without Inter2.
     """
 
+    # torch.jit.script compiles only the branch that the block takes.
+    __constants__ = ("gamma_folded", "with_memory")
+
     def __init__(
         self,
         mem_dim: int,
@@ -236,6 +259,7 @@ class CAREBlock(nn.Module):
             raise ValueError("a block without Inter2 has no hidden channels to return")
         self.token_mixer = TokenMixer(mem_dim, head_dim, decoupling, attention)
         feature_dim = self.token_mixer.feature_dim
+        self.with_memory = memory
         self.split = (mem_dim, feature_dim) if memory else (feature_dim,)
         dim = sum(self.split)
         self.out_channels = ratios[1] * dim if expand else dim
@@ -251,16 +275,19 @@ class CAREBlock(nn.Module):
         self.register_parameter("gamma", gamma)
         self.drop_path = nn.Identity() if drop_path is None or expand else drop_path
         self.deploy = False
+        self.gamma_folded = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, sum(split), H, W) -> (B, out_channels, H, W)."""
-        *memory, features = x.split(self.split, dim=1)
-        f = self.inter1(self.token_mixer(features))
-        c = torch.cat((*memory, f), dim=1) if memory else f
+        if self.with_memory:
+            memory, features = x.split(self.split, dim=1)
+            c = torch.cat((memory, self.inter1(self.token_mixer(features))), dim=1)
+        else:
+            c = self.inter1(self.token_mixer(x))
         if self.gamma is None:
             return self.inter2(c)
         gamma = self.gamma[:, None, None]
-        if self.deploy and isinstance(self.inter2, Interaction):  # fc2 includes gamma
+        if self.gamma_folded:
             return x + gamma * c + self.inter2.fc2(self.inter2.expand(c))
         return x + self.drop_path(gamma * self.inter2(c))
 
@@ -276,6 +303,7 @@ class CAREBlock(nn.Module):
                 interaction.switch_to_deploy()
         if self.gamma is not None and isinstance(self.inter2, Interaction):
             self.inter2.fc2 = fold_scale_after(self.inter2.fc2, self.gamma)
+            self.gamma_folded = True
         self.drop_path = nn.Identity()
         self.deploy = True
 

@@ -27,4 +27,5 @@ def without_autocast(device_type: str) -> AbstractContextManager:
 
 def at_least_float32(x: Tensor) -> Tensor:
     """Return half-precision input in float32, and any other input unchanged."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    # torch.jit.script cannot search a tuple of dtypes.
+    return x.float() if x.dtype == torch.float16 or x.dtype == torch.bfloat16 else x

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
+import torch.fx
 from mmcv.cnn import build_norm_layer
-from mmengine.model import BaseModule, ModuleList, initialize
+from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -55,6 +56,8 @@ class Stage(BaseModule):
         out_channels: Channels of the output; ``None`` reads them from the last block.
     """
 
+    __jit_unused_properties__ = ("is_init",)
+
     def __init__(
         self,
         downsample: nn.Module | None,
@@ -64,7 +67,7 @@ class Stage(BaseModule):
     ) -> None:
         super().__init__()
         self.downsample = downsample
-        self.blocks = ModuleList(blocks)
+        self.blocks = nn.ModuleList(blocks)
         self.with_cp = with_cp
         self.out_channels = blocks[-1].out_channels if out_channels is None else out_channels
 
@@ -81,7 +84,12 @@ class Stage(BaseModule):
         """(B, C_in, H, W) -> (B, out_channels, H', W'), at half the sides if it downsamples."""
         if self.downsample is not None:
             x = self.downsample(x)
-        return self.run_blocks(x)
+        if torch.jit.is_scripting():
+            for block in self.blocks:
+                x = block(x)
+            return x
+        else:  # torch.jit.script compiles no variable number of arguments
+            return self.run_blocks(x)
 
 
 class StagedBackbone(BaseModule):
@@ -109,8 +117,7 @@ class StagedBackbone(BaseModule):
         ValueError: ``out_indices`` or ``frozen_stages`` do not fit the number of stages.
     """
 
-    stem: nn.Module
-    stages: ModuleList
+    __jit_unused_properties__ = ("fresh_keys", "is_init")
 
     def __init__(
         self,
@@ -190,13 +197,15 @@ class StagedBackbone(BaseModule):
             load_pretrained(self, cfg["checkpoint"], prefix=cfg.get("prefix"))
         self._is_init = True
 
+    @torch.jit.unused
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(B, in_channels, H, W) -> tuple of (B, out_channels[i], H / stride, W / stride).
 
         Raises:
             ValueError: The number of channels is wrong, or a side is below the largest stride.
         """
-        self.check_input(x)
+        if not isinstance(x, torch.fx.Proxy):  # torch.fx traces a graph without sizes
+            self.check_input(x)
         x = self.stem(x)
         outs = []
         for i, stage in enumerate(self.stages):
