@@ -100,7 +100,7 @@ class CARE(nn.Module):
             for stage in self.backbone.stages:
                 x = stage(x)
             return x
-        else:  # torch.jit.script compiles no tuple of any length
+        else:  # torch.jit.script rejects the backbone's tuple of variable length
             return self.backbone(x)[-1]
 
     def forward_intermediates(

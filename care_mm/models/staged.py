@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
-import torch.fx
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
@@ -88,7 +87,7 @@ class Stage(BaseModule):
             for block in self.blocks:
                 x = block(x)
             return x
-        else:  # torch.jit.script compiles no variable number of arguments
+        else:  # torch.jit.script rejects a variable number of arguments
             return self.run_blocks(x)
 
 
@@ -204,7 +203,7 @@ class StagedBackbone(BaseModule):
         Raises:
             ValueError: The number of channels is wrong, or a side is below the largest stride.
         """
-        if not isinstance(x, torch.fx.Proxy):  # torch.fx traces a graph without sizes
+        if isinstance(x, Tensor):  # torch.fx traces with proxies, which have no sizes to compare
             self.check_input(x)
         x = self.stem(x)
         outs = []
