@@ -42,7 +42,8 @@ export class Model {
       : 1;
     env.wasm.numThreads = this.threads;
     const executionProviders = backend === "webgpu" ? ["webgpu", "wasm"] : ["wasm"];
-    this.session = await this.ort.InferenceSession.create(this.bytes, { executionProviders });
+    const options = { executionProviders, logSeverityLevel: 3 };
+    this.session = await this.ort.InferenceSession.create(this.bytes, options);
     this.backend = backend;
   }
 

@@ -129,11 +129,21 @@ const cubic = (a) => (x) => {
   return x < 2 ? (((x - 5) * x + 8) * x - 4) * a : 0;
 };
 const linear = (x) => Math.max(0, 1 - Math.abs(x));
+const product = (weight, value) => weight * value;
+const same = (value) => value;
+const halfUp = (value) => Math.floor(value + 0.5);
+// OpenCV's bilinear resize has integers of 11 bits as weights, and cuts off bits on the way.
+const BITS = 11;
+const cut = (weight, value) => (weight * (value >> 4)) >> 16;
+const shift = (sum) => (sum + 2) >> 2;
+// Pillow rounds between the two directions.
+const pillow = { Between: Uint8ClampedArray, between: halfUp, after: halfUp, vertical: product };
+const opencv = { Between: Float32Array, between: same, after: same, vertical: product };
 const FILTERS = {
-  "cv2-bilinear": { kernel: linear, radius: 1, covers: false },
-  "cv2-bicubic": { kernel: cubic(-0.75), radius: 2, covers: false },
-  "pillow-bilinear": { kernel: linear, radius: 1, covers: true },
-  "pillow-bicubic": { kernel: cubic(-0.5), radius: 2, covers: true },
+  "cv2-bilinear": { kernel: linear, radius: 1, ...opencv, after: shift, vertical: cut, fixed: true },
+  "cv2-bicubic": { kernel: cubic(-0.75), radius: 2, ...opencv },
+  "pillow-bilinear": { kernel: linear, radius: 1, ...pillow, covers: true },
+  "pillow-bicubic": { kernel: cubic(-0.5), radius: 2, ...pillow, covers: true },
 };
 
 /** Resize an image. */
@@ -141,10 +151,11 @@ export function resized(image, width, height, name) {
   if (width === image.width && height === image.height) return image;
   if (width < 1 || height < 1) throw new Error("The image is too narrow for this model.");
   const filter = FILTERS[name];
-  // Pillow rounds between the two directions, OpenCV after both.
-  const Between = filter.covers ? Uint8ClampedArray : Float32Array;
-  const wide = new Between(width * image.height * 3);
+  const { between, after, vertical } = filter;
   const columns = taps(image.width, width, filter);
+  const rows = taps(image.height, height, filter);
+  const length = width * 3;
+  const wide = new filter.Between(length * image.height);
   for (let y = 0; y < image.height; y++) {
     const row = y * image.width * 3;
     for (let x = 0; x < width; x++) {
@@ -156,30 +167,28 @@ export function resized(image, width, height, name) {
         g += weights[k] * image.data[from + 1];
         b += weights[k] * image.data[from + 2];
       }
-      const to = (y * width + x) * 3;
-      wide[to] = r;
-      wide[to + 1] = g;
-      wide[to + 2] = b;
+      const to = y * length + x * 3;
+      wide[to] = between(r);
+      wide[to + 1] = between(g);
+      wide[to + 2] = between(b);
     }
   }
-  const data = new Uint8ClampedArray(width * height * 3);
-  const rows = taps(image.height, height, filter);
-  const length = width * 3;
+  const data = new Uint8ClampedArray(length * height);
   const sums = new Float32Array(length);
   for (let y = 0; y < height; y++) {
     const { indices, weights } = rows[y];
     sums.fill(0);
     for (let k = 0; k < indices.length; k++) {
       const from = indices[k] * length;
-      for (let i = 0; i < length; i++) sums[i] += weights[k] * wide[from + i];
+      for (let i = 0; i < length; i++) sums[i] += vertical(weights[k], wide[from + i]);
     }
-    data.set(sums, y * length); // which rounds and clips
+    data.set(sums.map(after), y * length); // which clips, and rounds what is left
   }
   return { width, height, data };
 }
 
 /** Return, for each output pixel of a row, the input pixels that it is made of. */
-function taps(from, to, { kernel, radius, covers }) {
+function taps(from, to, { kernel, radius, covers, fixed }) {
   const step = from / to;
   const stretch = covers ? Math.max(step, 1) : 1;
   return Array.from({ length: to }, (_, i) => {
@@ -195,6 +204,7 @@ function taps(from, to, { kernel, radius, covers }) {
       weights.push(weight);
     }
     const total = weights.reduce((sum, weight) => sum + weight, 0);
-    return { indices, weights: weights.map((weight) => weight / total) };
+    const scale = fixed ? (weight) => Math.round(weight * 2 ** BITS) : (weight) => weight / total;
+    return { indices, weights: weights.map(scale) };
   });
 }
