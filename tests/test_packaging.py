@@ -132,6 +132,10 @@ def test_the_wheel_has_all_configs_and_tools_and_nothing_outside_its_package(
     source: Path, installed: Path
 ) -> None:
     assert files_below(installed / "care_mm" / ".mim") == files_below(source)
+    pages = [file for file in (source / "care_mm").rglob("*") if file.suffix in (".html", ".js")]
+    assert pages
+    for page in pages:
+        assert (installed / page.relative_to(source)).is_file(), page
     top = {path.name for path in installed.iterdir()}
     assert top == {"care_mm", next(name for name in top if name.endswith(".dist-info"))}
 
