@@ -131,19 +131,19 @@ const cubic = (a) => (x) => {
 const linear = (x) => Math.max(0, 1 - Math.abs(x));
 const product = (weight, value) => weight * value;
 const same = (value) => value;
-const halfUp = (value) => Math.floor(value + 0.5);
+// Pillow's weights are integers of 22 bits.
+const halfUp = (value) => Math.floor(value / 2 ** 22 + 0.5);
 // OpenCV's bilinear resize has integers of 11 bits as weights, and cuts off bits on the way.
-const BITS = 11;
 const cut = (weight, value) => (weight * (value >> 4)) >> 16;
 const shift = (sum) => (sum + 2) >> 2;
 // Pillow rounds between the two directions.
-const pillow = { Between: Uint8ClampedArray, between: halfUp, after: halfUp, vertical: product };
+const pillow = { Between: Uint8ClampedArray, between: halfUp, after: halfUp, bits: 22 };
 const opencv = { Between: Float32Array, between: same, after: same, vertical: product };
 const FILTERS = {
-  "cv2-bilinear": { kernel: linear, radius: 1, ...opencv, after: shift, vertical: cut, fixed: true },
+  "cv2-bilinear": { kernel: linear, radius: 1, ...opencv, after: shift, vertical: cut, bits: 11 },
   "cv2-bicubic": { kernel: cubic(-0.75), radius: 2, ...opencv },
-  "pillow-bilinear": { kernel: linear, radius: 1, ...pillow, covers: true },
-  "pillow-bicubic": { kernel: cubic(-0.5), radius: 2, ...pillow, covers: true },
+  "pillow-bilinear": { kernel: linear, radius: 1, ...pillow, vertical: product, covers: true },
+  "pillow-bicubic": { kernel: cubic(-0.5), radius: 2, ...pillow, vertical: product, covers: true },
 };
 
 /** Resize an image. */
@@ -174,7 +174,7 @@ export function resized(image, width, height, name) {
     }
   }
   const data = new Uint8ClampedArray(length * height);
-  const sums = new Float32Array(length);
+  const sums = new Float64Array(length);
   for (let y = 0; y < height; y++) {
     const { indices, weights } = rows[y];
     sums.fill(0);
@@ -188,7 +188,7 @@ export function resized(image, width, height, name) {
 }
 
 /** Return, for each output pixel of a row, the input pixels that it is made of. */
-function taps(from, to, { kernel, radius, covers, fixed }) {
+function taps(from, to, { kernel, radius, covers, bits }) {
   const step = from / to;
   const stretch = covers ? Math.max(step, 1) : 1;
   return Array.from({ length: to }, (_, i) => {
@@ -204,7 +204,8 @@ function taps(from, to, { kernel, radius, covers, fixed }) {
       weights.push(weight);
     }
     const total = weights.reduce((sum, weight) => sum + weight, 0);
-    const scale = fixed ? (weight) => Math.round(weight * 2 ** BITS) : (weight) => weight / total;
+    const scale = (weight) =>
+      bits ? Math.round((weight / total) * 2 ** bits) : weight / total;
     return { indices, weights: weights.map(scale) };
   });
 }
