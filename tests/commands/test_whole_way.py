@@ -1,8 +1,8 @@
 """Invariant 4: a trained checkpoint of each task goes through every command, and so do its files.
 
 What training writes, resume, test, report, visualize, convert and export accept. What export
-writes, test and infer accept. The checkpoints are trained, because those that a test makes up have
-no palette and no state of an optimizer.
+writes, test, infer and benchmark accept. The checkpoints are trained, because those that a test
+makes up have no palette and no state of an optimizer.
 """
 
 from __future__ import annotations
@@ -230,6 +230,10 @@ def test_an_exported_file_goes_through_every_command(
     file = f"model{target.suffix}"
     size = ("--shape", *SHAPE) if target.fixed_shape else ()
     user.call("export", "job.py", "run/epoch_2.pth", "--format", target.name, "--out", file, *size)
+    if target.name in ("onnx", "openvino"):
+        capsys.readouterr()
+        user.call("benchmark", "--models", file, "--rounds", "1", "--threads", "1")
+        assert file in capsys.readouterr().out
     score, expected = user.results("run/epoch_2.pth")
     own_score, actual = user.results(file)
     assert own_score == pytest.approx(score, abs=0.1)
