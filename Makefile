@@ -77,9 +77,7 @@ test: $(READY) ## lint, check the format, and run the tests
 	$(PY) -m ruff format --check .
 	$(PY) -m codespell_lib
 	$(VENV)/bin/lint-imports
-	$(PY) -m pytest -n auto --dist loadfile -m 'not long and not apart' --ignore tests/export --ignore tests/benchmark
-	$(PY) -m pytest -n auto --dist loadfile -m 'not long and not apart' tests/export tests/benchmark
-	$(PY) -m pytest -n auto --dist loadfile -m apart
+	$(PY) -m pytest -n auto --dist loadfile
 
 test-long: $(READY) ## the tests that take minutes to hours
 	$(PY) -m pytest -m long

@@ -21,22 +21,3 @@ def _fresh_scope_and_logger() -> Iterator[None]:
     yield
     DefaultScope._instance_dict.clear()
     MMLogger._instance_dict.clear()
-
-
-# Native runtimes, a browser's driver and FFmpeg's libraries (in supervision) share a process with
-# few other tests, because a fault of theirs ends the process and loses the tests after it.
-APART = {
-    "test_web.py",
-    "test_ncnn.py",
-    "test_litert.py",
-    "test_device_programs.py",
-    "test_new_config.py",
-}
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that `make test` runs after the others, in processes of their own."""
-    for item in items:
-        if item.path.name in APART:
-            item.add_marker("apart")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,18 @@ from care_mm.export.target import Source, Target
 PROPERTY = "care_mm"  # key of the description in the file's rt_info
 
 
+@functools.cache
+def shared_core() -> Any:
+    """Return the only ``openvino.Core`` of this process.
+
+    A core's CPU plugin (2026.4) gives the thread a signal stack and frees it with the core. If two
+    cores overlap, the thread is left with a freed one, and the next Ctrl-C ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVINOProgram(Program):
     """An ``.xml`` file on the CPU, with torch's number of threads.
 
@@ -36,9 +49,7 @@ class OpenVINOProgram(Program):
 
     def __init__(self, path: Path, **options: Any) -> None:
         needs("openvino")
-        import openvino
-
-        core = openvino.Core()
+        core = shared_core()
         model = opened(path, lambda: core.read_model(path))
         is_ours = model.has_rt_info([PROPERTY])
         text = model.get_rt_info([PROPERTY]).astype(str) if is_ours else None

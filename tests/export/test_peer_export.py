@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import openvino
 import pytest
 import torch
 from peers.linear_golden import image
@@ -12,6 +11,7 @@ from peers.test_linear_peers import drawn, error
 
 from care_mm.export.graphs import Graph
 from care_mm.export.onnx import Onnx, OnnxProgram
+from care_mm.export.openvino import shared_core
 from care_mm.export.target import Source
 from care_mm.export.trace import trace
 from care_mm.models.fold import switch_to_deploy
@@ -33,7 +33,7 @@ def test_exported_files_equal_torch(name: str, tmp_path: Path) -> None:
         expected = dict(zip(graph.outputs, model(x), strict=True))
 
     in_onnxruntime = OnnxProgram(file)(x)
-    compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = shared_core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     in_openvino = compiled({0: x.numpy()})
     for output, reference in expected.items():
         assert error(torch.as_tensor(in_onnxruntime[output]), reference) <= 1e-4

@@ -167,3 +167,26 @@ print(*(name for name in {names} if name in sys.modules))
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     assert process.stdout.split() == []
+
+
+INTERRUPTED = """
+import gc, os, signal, sys
+from pathlib import Path
+from care_mm.export.stand_in import open_program
+
+programs = [open_program(Path(sys.argv[1])) for _ in range(2)]
+while programs:  # the first ends before the second
+    del programs[0]
+    gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_is_heard_after_two_openvino_files(exported: MakeFile) -> None:
+    file = exported("classifier", "c.xml")
+    command = [sys.executable, "-c", INTERRUPTED, str(file)]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stdout) == (0, "interrupted\n"), process.stderr
