@@ -5,6 +5,7 @@ Use ``custom_imports = dict(imports=["care_mm.peers"], allow_failed_imports=Fals
 
 from care_mm.peers.emo import EMO
 from care_mm.peers.flatten import FLattenPVT, FLattenSwin
+from care_mm.peers.layer_scale import LayerScale
 from care_mm.peers.mlla import MLLA
 from care_mm.peers.mobilevig import MobileViG
 from care_mm.peers.slab import SLABPVT, SLABSwin
@@ -16,6 +17,7 @@ __all__ = [
     "SLABPVT",
     "FLattenPVT",
     "FLattenSwin",
+    "LayerScale",
     "MobileViG",
     "SLABSwin",
     "TimmBackbone",

@@ -56,6 +56,7 @@ def swap_backbone(
     arch: str | Mapping | None = None,
     checkpoint: str | None = None,
     backbone: str = CARE,
+    again: bool = False,
 ) -> Swap:
     """Replace the backbone of a detector or segmentor by CARE or one of its peers.
 
@@ -70,6 +71,7 @@ def swap_backbone(
         checkpoint: Weights of the backbone. Default: the path in our own configs, or a path of the
             same form for a peer, and random weights for a dict.
         backbone: A name of :data:`care_mm.swap.choices.NAMES`, or ``timm:NAME``.
+        again: Accept a config that has a backbone of this system already.
 
     Raises:
         InputError: ``backbone`` or ``arch`` is unknown, the config is not one of mmdet or mmseg or
@@ -84,7 +86,7 @@ def swap_backbone(
     where = ".".join(("model", *prefix))
     old = holder.backbone
     refuse_model(holder, where, choice.system)
-    refuse_backbone(old, f"{where}.backbone", choice.config["type"])
+    refuse_backbone(old, f"{where}.backbone", None if again else choice.config["type"])
 
     measured = measure(old, scope, f"{where}.backbone {old.type}")
     stages = _stages(old, measured.maps, choice, scope, f"{where}.backbone {old.type}")

@@ -38,13 +38,13 @@ NECKS = {
 PARTS = {"language_model": TEXT, "text_encoder": TEXT}
 
 
-def refuse_backbone(backbone: Mapping, where: str, new: str) -> None:
+def refuse_backbone(backbone: Mapping, where: str, new: str | None) -> None:
     """Refuse a backbone that no other can replace.
 
     Args:
         backbone: The config of the backbone.
         where: Its place in the config, for the message.
-        new: The type of the backbone to replace it.
+        new: The type of the backbone to replace it; ``None`` allows the same type.
 
     Raises:
         InputError: The backbone is of that type already, or one of ``BACKBONES``.

@@ -15,6 +15,7 @@ from care_mm.engine.hooks.predictions import PredictionFileHook as PredictionFil
 from care_mm.engine.hooks.randomness import PlacedRandomnessHook
 from care_mm.engine.hooks.resume import ResumeGuardHook
 from care_mm.engine.hooks.speed import FastBackboneHook as FastBackboneHook
+from care_mm.engine.hooks.step_time import StepTimeHook as StepTimeHook
 from care_mm.engine.hooks.weights import WeightsGuardHook
 
 GUARDS = {
