@@ -71,7 +71,7 @@ def draft_classifier(request: Request, found: Found) -> Draft:
         _data(request, folders, classes, size, plan.batch, plan.times, bool(how)),
         text.weights_note(request.weights),
         _model(request, len(classes)),
-        text.schedule(plan, number * plan.times, request.weights),
+        text.schedule(plan, number, request),
     ]
     return Draft("\n".join(parts), plan)
 

@@ -11,10 +11,13 @@ import torch
 
 from care_mm.new_config.survey import Objects, Sizes
 
-# Objects of fewer pixels are hard to see at stride 4.
-_SMALLEST = 12
-_SIDES = {"cpu": (256, 384), "cuda": (512, 1333)}  # the least and the largest long side
+# Objects of fewer pixels are hard to see at stride 4; a quarter of them may be smaller.
+_SMALLEST = 11
+# The least and the largest long side of detectors, and the largest of segmentors, whose cost in
+# training is that of the crop.
+_SIDES = {"cpu": (256, 384, 512), "cuda": (512, 1333, 2048)}
 _CROP = 224  # pixels; the least side of crops of images with small objects
+_SEGMENTOR_CROP = {"cpu": 256, "cuda": 512}
 # Optimizer steps that a model needs, from random and from ImageNet weights.
 _STEPS = {False: 20_000, True: 8_000}
 # Megapixels that a CPU of two cores trains on in about an hour, and the steps within them.
@@ -105,8 +108,8 @@ class Schedule:
     lr: float
 
     def steps(self, images: int) -> int:
-        """Return the number of optimizer steps."""
-        return max(1, self.times * images // self.batch) * self.epochs
+        """Return the number of optimizer steps for a number of images, each counted once."""
+        return -(-self.times * images // self.batch) * self.epochs
 
 
 def choose_scale(sizes: Sizes, machine: Machine, objects: Objects | None = None) -> Scale:
@@ -117,16 +120,20 @@ def choose_scale(sizes: Sizes, machine: Machine, objects: Objects | None = None)
         machine: The machine.
         objects: The objects of a detection data set.
     """
-    least, largest = _SIDES[machine.device]
+    least, largest, largest_segmentor = _SIDES[machine.device]
     side = max(sizes.width, sizes.height)
     if objects:
-        side = max(side, _SMALLEST / objects.sides[0])
-    side = _multiple(min(max(side, least), largest))
+        side = max(side, _SMALLEST / objects.sides[1])
+    side = _multiple(min(max(side, least), largest if objects else largest_segmentor))
     factor = side / max(sizes.width, sizes.height)
     size = (_multiple(sizes.width * factor), _multiple(sizes.height * factor))
-    ratios = (0.7, 1.5) if sizes.spread > 1.5 else (0.8, 1.25)
+    if not objects and least <= max(sizes.width, sizes.height) <= largest_segmentor:
+        size = (sizes.width, sizes.height)  # thin objects suffer from any resizing
+    ratios = (0.65, 1.35) if sizes.spread > 1.5 else (0.8, 1.25)
     crop = min(size)
-    if objects:  # a part of the image shows objects as well, if they are small
+    if not objects:
+        crop = min(_multiple(crop), _SEGMENTOR_CROP[machine.device])
+    else:  # a part of the image shows objects as well, if they are small
         crop = min(crop, max(_CROP, _multiple(4 * objects.sides[3] * side)))
     return Scale(size, ratios, (crop, crop), size)
 
@@ -173,6 +180,11 @@ def choose_anchor(objects: Objects, scale: Scale) -> int:
 def choose_count(densest: int) -> int:
     """Return the number of detections in an image, with room over the densest image."""
     return next((n for n in (100, 200, 300, 500, 1000) if n >= 1.2 * densest), 2000)
+
+
+def choose_proposals(densest: int, least: int) -> int:
+    """Return the number of proposals in an image: more than its objects, since some miss."""
+    return max(least, -(-3 * densest // 200) * 100)
 
 
 def choose_flip(classes: Sequence[str]) -> tuple[str | None, str]:

@@ -16,6 +16,7 @@ from care_mm.new_config.decisions import (
     choose_anchor,
     choose_count,
     choose_flip,
+    choose_proposals,
     choose_scale,
     choose_schedule,
 )
@@ -69,7 +70,7 @@ def draft_detector(request: Request, found: Found) -> Draft:
         _data(request, objects, files, folders, scale, plan, has_masks),
         text.weights_note(request.weights),
         _model(request, objects, scale, model),
-        text.schedule(plan, objects.images * plan.times, request.weights),
+        text.schedule(plan, objects.images, request, _rates(request, model)),
     ]
     return Draft("\n".join(parts), plan)
 
@@ -212,7 +213,7 @@ def _model(request: Request, objects: Objects, scale: Scale, model: str) -> str:
     bbox_head=dict(num_classes={number}), test_cfg=dict(max_per_img={max(300, count)}))
 """
     anchor = choose_anchor(objects, scale)
-    proposals = max(1000 if request.weights.exist else 200, 2 * count)
+    proposals = choose_proposals(objects.densest, 1000 if request.weights.exist else 200)
     rpn = f"nms_pre={max(1000, 2 * proposals)}, max_per_img={proposals}"
     small = objects.sides[1] * max(scale.train)
     note = text.comment(
@@ -222,14 +223,28 @@ def _model(request: Request, objects: Objects, scale: Scale, model: str) -> str:
     masks = f"mask_head=dict(num_classes={number})"
     if model == "fasterrcnn":
         start, masks = f"type='FasterRCNN', {start}", "mask_roi_extractor=None, mask_head=None"
+    # The base samples 64 anchors, which are few among a hundred objects.
+    is_thin = not request.weights.exist
+    sampler = "rpn=dict(sampler=dict(num=256)), " if is_thin and objects.densest > 50 else ""
     return f"""{note}{dense}model = dict(
     {start}
     neck=dict(in_channels={text.channels(request.arch)}),
     rpn_head=dict(anchor_generator=dict(scales=[{anchor}])),
     roi_head=dict(bbox_head=dict(num_classes={number}), {masks}),
-    train_cfg=dict(rpn_proposal=dict({rpn})),
+    train_cfg=dict({sampler}rpn_proposal=dict({rpn})),
     test_cfg=dict(rpn=dict({rpn}), rcnn=dict(max_per_img={count})))
 """
+
+
+def _rates(request: Request, model: str) -> str:
+    """Return the rates of the thin heads, as the drawn jobs have them."""
+    if request.weights.exist or model.startswith("rtmdet"):
+        return ""
+    note = text.comment(
+        "The wide fully connected layer of the box head dies at the rate that suits the "
+        "convolutions."
+    )
+    return note + "paramwise_cfg=dict(custom_keys={'shared_fcs': dict(lr_mult=0.2)})"
 
 
 def _below(path: Path, root: Path) -> str:

@@ -71,7 +71,7 @@ def draft_segmentor(request: Request, found: Found) -> Draft:
         _data(request, classes, splits, scale, plan.batch, plan.times, bool(how)),
         text.weights_note(request.weights),
         _model(request, len(classes), scale, model),
-        text.schedule(plan, images * plan.times, request.weights),
+        text.schedule(plan, images, request),
         _epochs(),
     ]
     return Draft("\n".join(parts), plan)

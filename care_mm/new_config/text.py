@@ -11,6 +11,7 @@ from yapf.yapflib.yapf_api import FormatCode
 
 from care_mm.models.backbone import CARETransformer
 from care_mm.new_config.decisions import Schedule, Weights
+from care_mm.new_config.draft import Request
 from care_mm.shipped import PREFIX, shipped_config
 
 WIDTH = 100
@@ -67,23 +68,38 @@ def loader(name: str, dataset: str, batch: int, workers: int, extra: str = "") -
 """
 
 
-def schedule(plan: Schedule, images: int, weights: Weights) -> str:
-    """Return optimizer, schedule and loops as Python."""
-    what = "ImageNet weights" if weights.exist else "random weights"
-    interval = max(1, plan.epochs // 10)
-    note = comment(
-        f"{plan.epochs} epochs of {images:,} images are {plan.steps(images):,} steps, which is "
-        f"what a model from {what} needs. The rate is for batches of {plan.batch}; scale it with "
-        "the batch."
+def schedule(plan: Schedule, images: int, request: Request, rates: str = "") -> str:
+    """Return optimizer, schedule and loops as Python.
+
+    Args:
+        plan: Batch, length and rate of training.
+        images: Number of training images, each counted once.
+        request: The arguments of the command.
+        rates: More settings of the optimizer, as Python.
+    """
+    on_cpu = request.machine.device == "cpu"
+    what = "ImageNet weights" if request.weights.exist else "random weights"
+    why = (
+        "about what a CPU trains in an hour. More epochs give more"
+        if on_cpu
+        else f"about what a model from {what} needs"
     )
+    repeats = f", each {plan.times} times," if plan.times > 1 else ""
+    note = comment(
+        f"{plan.epochs} epochs of {images:,} images{repeats} are {plan.steps(images):,} steps: "
+        f"{why}. The learning rate is for batches of {plan.batch}; scale it with the batch."
+    )
+    interval = max(1, round(plan.epochs / 6))  # a validation takes as long as many steps
+    extra = f",\n{rates}" if rates else ""
+    optimizer = "FusedAdamW" if on_cpu else "AdamW"
     return f"""
 {note}train_cfg = dict(
     type='EpochBasedTrainLoop', max_epochs={plan.epochs}, val_interval={interval})
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
-    type='OptimWrapper', optimizer=dict(type='AdamW', lr={plan.lr}, weight_decay=0.05),
-    clip_grad=dict(max_norm=10.0))
+    type='OptimWrapper', optimizer=dict(type={optimizer!r}, lr={plan.lr}, weight_decay=0.05),
+    clip_grad=dict(max_norm=10.0){extra})
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end={plan.warmup}),
     dict(type='CosineAnnealingLR', eta_min={plan.lr / 100:.2g}, by_epoch=True, begin=0,
