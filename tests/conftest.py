@@ -9,15 +9,12 @@ from collections.abc import Iterator
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope
+from scripts import forget
 
 
 @pytest.fixture(autouse=True)
-def _fresh_scope_and_logger() -> Iterator[None]:
-    """Clear the default scope and the logger that a Runner or a module's fixture left behind."""
-    DefaultScope._instance_dict.clear()
-    MMLogger._instance_dict.clear()
+def _fresh_globals() -> Iterator[None]:
+    """Clear the scope, logger and visualizer that a Runner or a module's fixture left behind."""
+    forget()
     yield
-    DefaultScope._instance_dict.clear()
-    MMLogger._instance_dict.clear()
+    forget()
