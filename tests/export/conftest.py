@@ -26,6 +26,7 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "shapes"
 JOBS = {
     "classifier": "care_s0_shapes.py",
     "segmentor": "semfpn_care_s0_shapes.py",
+    "light_segmentor": "segformer_care_s0_shapes.py",
     "detector": "maskrcnn_care_s0_shapes.py",
 }
 # One block per stage has all kinds of blocks, and converts in seconds.
@@ -52,7 +53,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
             for key, value in model.state_dict().items():
                 scale = DAMPED.get(key.split(".")[-2], 1)
                 value.copy_(scale * torch.as_tensor(golden.draw(key, value.shape)))
-            classes = SEG_CLASSES if task == "segmentor" else OBJECTS
+            classes = SEG_CLASSES if "segmentor" in task else OBJECTS
             meta = {"dataset_meta": {"classes": tuple(classes)}}
             torch.save({"state_dict": model.state_dict(), "meta": meta}, folder / "model.pth")
             made[task] = config, folder / "model.pth"
@@ -68,11 +69,13 @@ def exported(job: MakeJob, tmp_path_factory: pytest.TempPathFactory) -> MakeFile
     The processes of one run of the tests share their files.
     """
     root = tmp_path_factory.getbasetemp()
-    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "exported"
-    folder.mkdir(exist_ok=True)
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     formats = {target.suffix: target.name for target in TARGETS.values()}
 
     def make(task: str, name: str, *options: object) -> Path:
+        # A folder for each format: OpenVINO and ncnn both write a .bin file.
+        folder = root / "exported" / Path(name).suffix[1:]
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
         with FileLock(folder / f"{name}.lock"):
             if not path.exists():
