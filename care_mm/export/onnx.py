@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,8 +21,10 @@ from care_mm.export.trace import WHOLE
 # writes 18 and later, and expresses GELU with Erf before 20.
 OPSETS = (20, 19, 18, 17)
 _OLDEST_OF_TORCH = 18
+_OLDEST_WITH_CHANNELS_LAST = 20  # ONNX Runtime 1.17 and later run such files
 # Attributes that opset 18 added, with the value that means the behaviour of opset 17.
 _NEW_IN_18 = {"antialias": 0, "keep_aspect_ratio_policy": b"stretch", "noop_with_empty_axes": 0}
+_CHANNELS_LAST = [0, 2, 3, 1]
 PROPERTY = "care_mm"  # key of the description among the file's properties
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
@@ -59,7 +62,11 @@ class OnnxProgram(Program):
 
 
 class Onnx(Target):
-    """ONNX files, run by ONNX Runtime."""
+    """ONNX files, run by ONNX Runtime.
+
+    Args:
+        labels_channels_last: Choose the class of each pixel as :func:`put_classes_last` describes.
+    """
 
     name, suffix = "onnx", ".onnx"
     program = OnnxProgram
@@ -67,6 +74,9 @@ class Onnx(Target):
     precisions = ("fp32", "fp16", "int8")
     opsets = OPSETS
     casts: ClassVar = {"fp16": torch.float16}
+
+    def __init__(self, labels_channels_last: bool = True) -> None:
+        self.labels_channels_last = labels_channels_last
 
     def convert(self, source: Source, path: Path) -> list[str]:
         """Write an ``.onnx`` file; ``int8`` quantises the convolutions alone.
@@ -89,6 +99,8 @@ class Onnx(Target):
                 verbose=False,
             )
         model = program.model_proto
+        if opset >= _OLDEST_WITH_CHANNELS_LAST and self.labels_channels_last:
+            put_classes_last(model)
         if opset < _OLDEST_OF_TORCH:
             lower_to_17(model)
         model.ir_version = helper.find_min_ir_version_for(model.opset_import)
@@ -99,6 +111,44 @@ class Onnx(Target):
             _quantise(path, source.samples)
             lines.append(f"convolutions in 8 bits, ranges from {len(source.samples)} images")
         return lines
+
+
+def put_classes_last(model: Any) -> None:
+    """Transpose logits before they are resized and reduced to labels, in place.
+
+    The best class of a pixel is found faster if the logits of a pixel are adjacent in memory:
+    resizing and choosing take 0.6 of the time in ONNX Runtime. OpenVINO is slower that way. The
+    labels stay the same. Graphs without a resize right before an ArgMax over classes stay as they
+    are.
+    """
+    from onnx import helper, numpy_helper
+
+    nodes = model.graph.node
+    uses = Counter(name for node in nodes for name in node.input)
+    makers = {name: node for node in nodes for name in node.output}
+    for argmax in [node for node in nodes if node.op_type == "ArgMax"]:
+        resize = makers.get(argmax.input[0])
+        axis = next((a for a in argmax.attribute if a.name == "axis"), None)
+        keepdims = next((a.i for a in argmax.attribute if a.name == "keepdims"), 1)
+        if resize is None or resize.op_type != "Resize" or uses[argmax.input[0]] > 1:
+            continue
+        if axis is None or axis.i != 1 or keepdims or len(resize.input) != 4 or resize.input[1]:
+            continue
+        logits, sizes = resize.input[0], resize.input[3]
+        order = f"{resize.output[0]}_order"
+        model.graph.initializer.append(numpy_helper.from_array(np.array(_CHANNELS_LAST), order))
+        added = [
+            helper.make_node("Transpose", [logits], [f"{order}_logits"], perm=_CHANNELS_LAST),
+            helper.make_node("Gather", [sizes, order], [f"{order}_sizes"]),
+        ]
+        resize.input[0], resize.input[3] = added[0].output[0], added[1].output[0]
+        axis.i = 3
+        position = list(nodes).index(resize)
+        for node in reversed(added):
+            nodes.insert(position, node)
+        stale = [v for v in model.graph.value_info if v.name == resize.output[0]]
+        for value in stale:
+            model.graph.value_info.remove(value)
 
 
 def lower_to_17(model: Any) -> None:

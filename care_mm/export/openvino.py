@@ -87,7 +87,7 @@ class OpenVINO(Target):
         """Write an ``.xml`` file and its weights; ``int8`` needs nncf."""
         import openvino
 
-        onnx = Onnx()
+        onnx = Onnx(labels_channels_last=False)
         intermediate = path.with_suffix(onnx.suffix)
         onnx.convert(replace(source, precision="fp32"), intermediate)
         model = openvino.convert_model(intermediate)

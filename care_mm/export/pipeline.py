@@ -20,6 +20,7 @@ from care_mm.export.detector import RawMaps
 from care_mm.export.graphs import Graph, detector_of, graph_of, maps_of
 from care_mm.export.program import Program
 from care_mm.export.runtimes import TARGETS
+from care_mm.export.segformer_head import fold_segformer_head
 from care_mm.export.stand_in import assembled, decoded, divided
 from care_mm.export.target import Target
 from care_mm.files import PARTIAL, write_bytes
@@ -120,7 +121,7 @@ def export(
         VerificationError: The differences are beyond the limits. No file is left.
     """
     original.requires_grad_(False)
-    model = switch_to_deploy(copy.deepcopy(original))
+    model = fold_segformer_head(switch_to_deploy(copy.deepcopy(original)))
     graph = graph_of(model, settings.what, settings.labels, dataset_meta=dataset_meta)
     out, shape, precision = settings.out, settings.shape, settings.precision
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=PARTIAL, dir=out.parent))
