@@ -16,7 +16,9 @@ from care_mm.export.detector import Detector
 from care_mm.export.graphs import Graph, graph_of, graph_of_module, in_precision
 from care_mm.export.program import Program
 from care_mm.export.runtimes import TARGETS
+from care_mm.export.segformer_head import fold_segformer_head
 from care_mm.export.target import Target
+from care_mm.models.backbone import CARETransformer
 from care_mm.models.fold import switch_to_deploy
 from care_mm.tasks import Task
 
@@ -184,6 +186,8 @@ def graph_for_export(model: nn.Module, example: Tensor) -> Graph:
     head = getattr(model.model, "bbox_head", None)
     if head is not None and head.test_cfg:
         head.test_cfg = {**head.test_cfg, "score_thr": 0.0}
+    if isinstance(model.model.backbone, CARETransformer):
+        fold_segformer_head(model.model)  # ours; peers are folded by their own method alone
     return graph_of(model.model, model.exported)
 
 
