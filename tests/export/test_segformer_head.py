@@ -11,8 +11,9 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from care_mm.benchmark.models import enliven
-from care_mm.config import load_config
+from care_mm.benchmark.backends import graph_for_export
+from care_mm.benchmark.models import CALLS, Adapter, enliven
+from care_mm.config import load_config, without_pretrained
 from care_mm.export.segformer_head import (
     FoldedSegformerHead,
     fold_segformer_head,
@@ -21,6 +22,7 @@ from care_mm.export.segformer_head import (
 from care_mm.export.stand_in import open_program
 from care_mm.models.fold import switch_to_deploy
 from care_mm.predict.predictor import Predictor
+from care_mm.tasks import Task
 
 CHANNELS, WIDTH, CLASSES = [8, 12, 16, 20], 24, 5
 # Files with the class of each pixel, in the form that is the fastest in their runtime.
@@ -137,3 +139,18 @@ def test_an_onnx_file_of_labels_has_the_classes_last(exported: MakeFile) -> None
         axes = [a.i for node in choices for a in node.attribute if a.name == "axis"]
         found[name] = makers[resize.input[0]].op_type, axes
     assert found == {"light_labels.onnx": ("Transpose", [3]), "light.onnx": ("Conv", [])}
+
+
+def test_the_benchmark_folds_our_head_and_leaves_that_of_a_peer() -> None:
+    example = torch.zeros(1, 3, 64, 96)
+    heads = []
+    for backbone in ("CARETransformer", "mmseg.MixVisionTransformer"):
+        init_default_scope("mmseg")
+        config = load_config("care_mm::segformer_care_s0_ade20k.py").model
+        if backbone != config.backbone.type:
+            config.backbone = dict(type=backbone, num_layers=[1, 1, 1, 1])
+            config.decode_head.in_channels = [64, 128, 320, 512]
+        model = MODELS.build(without_pretrained(config)).eval()
+        graph = graph_for_export(Adapter(model, CALLS[Task.SEGMENTATION], "model"), example)
+        heads.append(type(graph.module.model.decode_head).__name__)
+    assert heads == ["FoldedSegformerHead", "SegformerHead"]
