@@ -11,8 +11,12 @@ batch. "/ baseline" is the time over that of the authors' form (unfolded, NCHW, 
 same model. "/ GEMM floor" is the time over that of the model's multiply-adds at the rate of a large
 matrix product.
 
+``--table paper`` measures CARE and the systems that the paper compares it with, writes a page and a
+figure, and continues after an interruption with the rows that ``--out`` lacks.
+
 Example:
     python tools/benchmark.py --table detectors --out detectors.json
+    python tools/benchmark.py --table paper --models care_s0 care_s1 emo:2m --threads 1
     python tools/benchmark.py --models configs/rtmdet_care_s0_coco.py --shape 640 640 \
         --peers mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py --backends onnxruntime openvino
     python tools/benchmark.py --models exported.onnx
@@ -32,7 +36,7 @@ from pathlib import Path
 import torch
 
 from care_mm import cli
-from care_mm.benchmark import tables
+from care_mm.benchmark import paper, paper_page, tables
 from care_mm.benchmark.backends import BACKENDS, DTYPES, Setting, backend_of
 from care_mm.benchmark.comparisons import COMPARISONS
 from care_mm.benchmark.measure import limits, machine, measure
@@ -42,15 +46,24 @@ from care_mm.config import load_config
 from care_mm.errors import InputError, refuse_existing
 from care_mm.export.graphs import WHAT
 from care_mm.export.stand_in import is_exported, open_program
-from care_mm.files import write_bytes
+from care_mm.files import prepare_folder, write_bytes
 from care_mm.models.arch import ARCHS
+
+PAPER = "paper"  # the table that has its own page
+# Options that this table has no use for.
+FIXED = ("arch", "peers", "what", "shape", "sizes", "num_classes", "batch", "device", "dtype")
+FIXED += ("channels_last", "train", "plot")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.new_parser(__doc__)
     add = parser.add_argument
-    add("--table", choices=[*COMPARISONS], help="a comparison with all its models and settings")
+    add(
+        "--table",
+        choices=[*COMPARISONS, PAPER],
+        help="a comparison with all its models and settings",
+    )
     add("--arch", nargs="*", choices=[*ARCHS], default=[*ARCHS], help="our sizes; default: all")
     add("--models", nargs="+", metavar="MODEL", help="configs or exported files instead of --arch")
     add("--peers", nargs="+", default=[], metavar="NAME", help="timm models, configs or files")
@@ -71,7 +84,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dtype", choices=[*DTYPES], default="fp32", help="for all backends but baseline")
     add("--channels-last", action="store_true", help="for all torch backends but baseline")
     add("--train", action="store_true", help="forward and backward instead of inference")
-    add("--rounds", type=_count, default=15, help="turns of each model; default: 15")
+    add("--rounds", type=_count, help="turns of each model; default: 15, for --table paper 3")
     add(
         "--files",
         type=Path,
@@ -81,6 +94,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--markdown", action="store_true", help="print Markdown tables")
     add("--out", type=Path, metavar="FILE.json", help="write all figures")
     add("--plot", type=Path, metavar="FILE.png", help="draw latency, against published top-1")
+    add(
+        "--page",
+        type=Path,
+        metavar="FILE.md",
+        help=f"for --table paper; default: {paper_page.PAGE}",
+    )
     return parser.parse_args(argv)
 
 
@@ -133,6 +152,37 @@ def check(args: argparse.Namespace) -> None:
             load_config(name)
 
 
+def measure_paper(args: argparse.Namespace) -> None:
+    """Measure ``--table paper`` row by row, and write its page after each row.
+
+    Raises:
+        InputError: An option does not apply, or a model is unknown.
+    """
+    default = parse_args([])
+    if wrong := [name for name in FIXED if getattr(args, name) != getattr(default, name)]:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
+        raise InputError(f"--table {PAPER}: its conditions are fixed, so it has no {options}")
+    names = args.models or [*paper.MODELS]
+    backends = args.backends or [*paper.BACKENDS]
+    threads = args.threads or [1]
+    paper.check(names)
+    check(argparse.Namespace(**{**vars(args), "models": names, "out": None, "threads": threads}))
+    settings = paper.settings_of(backends, threads)
+    out = args.out or Path("work_dirs") / "paper_table.json"
+    page, rounds = args.page or paper_page.PAGE, args.rounds or 3
+    prepare_folder(out.parent, "--out")
+    prepare_folder(page.parent, "--page")
+    command = ["python", "tools/benchmark.py", "--table", PAPER]
+    for option in ("models", "backends", "threads", "rounds"):
+        if (value := getattr(args, option)) is not None:
+            command += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+    host = machine("cpu")
+    for rows in paper.measure_rows(names, settings, rounds, args.files, out, host):
+        paper_page.write(rows, settings, host, " ".join(command), page)
+    print(cli.text_table(paper_page.table(rows, settings), args.markdown))
+    print(f"\nwritten: {page}, {out}")
+
+
 def shapes_of(args: argparse.Namespace) -> list[tuple[int, int]]:
     """Return the input sizes to measure, as (H, W)."""
     if args.sizes:
@@ -159,12 +209,14 @@ def jobs_of(args: argparse.Namespace) -> Iterator[Job]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = parse_args(argv)
+    if args.table == PAPER:
+        return measure_paper(args)
     complete(args)
     check(args)
     jobs = list(jobs_of(args))
     settings = [replace(jobs[0].setting, threads=threads) for threads in args.threads]
     limiting = [job for setting in settings for job in limits(setting)]
-    measured = measure([*limiting, *jobs], args.rounds, args.files)
+    measured = measure([*limiting, *jobs], args.rounds or 15, args.files)
     results = measured[len(limiting) :]
     gemms, copies = measured[: len(limiting) : 2], measured[1 : len(limiting) : 2]
 

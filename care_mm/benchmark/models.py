@@ -15,6 +15,7 @@ from care_mm.config import find, load_config
 from care_mm.errors import InputError
 from care_mm.export.stand_in import is_exported
 from care_mm.models.arch import ARCHS
+from care_mm.peers import systems
 from care_mm.tasks import Task, default_shape, task_of_model
 
 # ImageNet-1K top-1 in percent, as published: ours on the authors' release page, the others in
@@ -105,7 +106,7 @@ def label(name: str) -> str:
     """Return the name of a model in tables: that of a config or a file is without its folder."""
     if is_config(name):
         return Path(name.rpartition("::")[2]).stem
-    return Path(name).name if is_exported(name) else name
+    return Path(name).name if is_exported(name) else name.replace(":", "_")
 
 
 def shape_of(name: str) -> tuple[int, int]:
@@ -123,8 +124,8 @@ def build(
     """Build a model in evaluation mode, called with (B, 3, H, W), with random weights.
 
     Args:
-        name: ``care_s0``, ``care_s1``, ``care_s2``, the name of a timm model, or a config (a file,
-            or ``mmdet::...``).
+        name: ``care_s0``, ``care_s1``, ``care_s2``, the name of a timm model, ``NAME:SIZE`` for a
+            system of :mod:`care_mm.peers.systems`, or a config (a file, or ``mmdet::...``).
         what: One of :data:`care_mm.export.graphs.WHAT`. The whole model of a name is a classifier.
         shape: Height and width of the input, for models with a fixed input size.
         classes: Number of classes of all heads of a config; ``None`` leaves them.
@@ -143,6 +144,8 @@ def build(
 def _build_named(name: str, what: str, shape: tuple[int, int]) -> nn.Module:
     if what not in ("model", "backbone"):
         raise InputError(f"{name}: --what {what} is for the detector of a config")
+    if ":" in name:
+        return _build_system(*systems.split(name), what)
     arch = name.removeprefix("care_")
     if name != arch and arch in ARCHS:
         return _build_ours(arch, what)
@@ -163,6 +166,21 @@ def _build_named(name: str, what: str, shape: tuple[int, int]) -> nn.Module:
     if len(levels) < len(model.feature_info):
         model = timm.create_model(name, features_only=True, out_indices=levels, **size)
     return Adapter(model, _pyramid)
+
+
+def _build_system(name: str, size: str, what: str) -> nn.Module:
+    """Build one of the systems that the paper compares CARE with."""
+    from care_mm import peers  # noqa: F401  registers
+
+    if what == "backbone":
+        return Adapter(MODELS.build(systems.backbone_config(name, size)), _pyramid)
+    if name in systems.TIMM_MODELS:
+        import timm
+
+        return timm.create_model(systems.TIMM_MODELS[name][size])
+    import mmpretrain.models  # noqa: F401  registers
+
+    return Adapter(MODELS.build(systems.classifier_config(name, size)), _outputs)
 
 
 def _build_ours(arch: str, what: str) -> nn.Module:

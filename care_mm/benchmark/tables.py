@@ -283,7 +283,7 @@ def _draw_points(
     )
     axes.plot(*zip(*front, strict=True), color="0.75", zorder=1, label="Pareto front")
     for ms, top1, name in models:
-        ours = name.startswith("care_")
+        ours = name.lower().startswith("care")
         axes.scatter(ms, top1, s=46, color=OURS if ours else PEERS, zorder=2)
         axes.annotate(
             name.split("_patch")[0],

@@ -9,43 +9,17 @@ from typing import Any
 import torch
 from mmengine.registry import MODELS
 
-from care_mm import peers
+import care_mm.peers  # noqa: F401  registers
 from care_mm.errors import InputError, did_you_mean
 from care_mm.models.arch import ARCHS, Arch
 from care_mm.models.staged import StagedBackbone
-from care_mm.peers.base import PeerBackbone
 from care_mm.peers.published import PUBLISHED
+from care_mm.peers.systems import PEERS, TIMM_MODELS
 from care_mm.swap.probe import Map
 
 CARE = "care"
 TIMM = "timm:"  # prefix of any model of timm
-# Name -> class of the peer, and its default size.
-PEERS: dict[str, tuple[type[PeerBackbone], str]] = {
-    "mlla": (peers.MLLA, "t"),
-    "flatten-pvt": (peers.FLattenPVT, "t"),
-    "flatten-swin": (peers.FLattenSwin, "t"),
-    "slab-pvt": (peers.SLABPVT, "t"),
-    "slab-swin": (peers.SLABSwin, "t"),
-    "emo": (peers.EMO, "2m"),
-    "mobilevig": (peers.MobileViG, "s"),
-}
-# Name -> size -> timm's model. The first size is the default.
-TIMM_MODELS = {
-    "mobilenetv2": {"100": "mobilenetv2_100", "050": "mobilenetv2_050", "140": "mobilenetv2_140"},
-    "efficientformer": {size: f"efficientformer_{size}" for size in ("l1", "l3", "l7")},
-    "efficientformerv2": {size: f"efficientformerv2_{size}" for size in ("s1", "s0", "s2", "l")},
-    "swin": {
-        size[0]: f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large")
-    },
-    "convnext": {size[0]: f"convnext_{size}" for size in ("tiny", "small", "base", "large")},
-}
 NAMES = (CARE, *PEERS, *TIMM_MODELS)
-# Name -> sizes.
-SIZES = {
-    CARE: tuple(ARCHS),
-    **{name: tuple(peer.archs) for name, (peer, _) in PEERS.items()},
-    **{name: tuple(models) for name, models in TIMM_MODELS.items()},
-}
 # Name -> sizes.
 SIZES = {
     CARE: tuple(ARCHS),

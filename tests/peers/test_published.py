@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import care_mm.peers  # noqa: F401
 from care_mm.peers.published import PUBLISHED
-from care_mm.swap.choices import PEERS, TIMM_MODELS
+from care_mm.peers.systems import PEERS, TIMM_MODELS, classifier_config
 
 ROWS = [(name, size) for name, sizes in PUBLISHED.items() for size in sizes]
 
@@ -21,12 +21,7 @@ def classifier(name: str, size: str) -> torch.nn.Module:
     if name in TIMM_MODELS:
         return timm.create_model(TIMM_MODELS[name][size])
     init_default_scope("mmpretrain")
-    cls, _ = PEERS[name]
-    backbone = MODELS.build(dict(type=cls.__name__, arch=size))
-    head = dict(type=f"{cls.__name__}Head", num_classes=1000, in_channels=backbone.out_channels[-1])
-    if name == "mobilevig":
-        head["hidden_channels"] = cls.archs[size].head_dim
-    return MODELS.build(dict(type="ImageClassifier", backbone=backbone, head=head))
+    return MODELS.build(classifier_config(name, size))
 
 
 @pytest.mark.parametrize(("name", "size"), ROWS)
@@ -37,9 +32,7 @@ def test_parameters_and_multiply_adds_are_the_published_ones(name: str, size: st
         image = torch.zeros(1, 3, 224, 224)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(image)
-    # The extra norms of dense models are in no classifier.
-    extra = sum(p.numel() for key, p in model.named_parameters() if ".out_norms." in key)
-    assert sum(p.numel() for p in model.parameters()) - extra == figures.parameters
+    assert sum(p.numel() for p in model.parameters()) == figures.parameters
     assert counter.get_total_flops() / 2e9 == pytest.approx(figures.gmacs, abs=5e-5)
 
 

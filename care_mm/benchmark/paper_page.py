@@ -1,0 +1,186 @@
+"""The page and the figure of the table that compares CARE with the paper's systems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from care_mm.benchmark.backends import Setting
+from care_mm.benchmark.paper import Row, setting_key
+from care_mm.cli import text_table
+from care_mm.files import write_bytes
+from care_mm.peers.systems import split
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE = Path("docs/paper_table.md")
+TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+SYSTEMS = {
+    "mlla": "MLLA",
+    "flatten-pvt": "FLatten-PVT",
+    "flatten-swin": "FLatten-Swin",
+    "slab-pvt": "SLAB-PVT",
+    "slab-swin": "SLAB-Swin",
+    "emo": "EMO",
+    "mobilevig": "MobileViG",
+    "mobilenetv2": "MobileNetV2",
+    "efficientformer": "EfficientFormer",
+    "efficientformerv2": "EfficientFormerV2",
+    "swin": "Swin",
+    "convnext": "ConvNeXt",
+}
+COUNTS = """\
+- Parameters and GMACs are counted on the ImageNet classifiers with all heads and 1000 classes at
+  224 x 224. GMACs are 1e9 multiply-adds of convolutions, linear layers and matrix products.
+- Top-1 on ImageNet-1K is published, not measured.
+"""
+TIMES = """\
+- A latency is the shortest of all runs. The first ones are of the classifier at 224 x 224.
+- "/ CARE-S1" is the latency over that of CARE-S1. Both run in turns, and the ratio is the median
+  over the turns, so it may differ a little from the ratio of the columns.
+- The pyramid consists of the maps of strides 4 to 32 for an image of 512 x 512.
+- Peak memory is that of the process while it computes the pyramid, in the runtime that needs less.
+  Every process has the same libraries, which are part of it."""
+# Start of a model's name -> where its published and measured figures disagree.
+FOOTNOTES = {
+    "care_": "Second-hand summaries of the paper give CARE 3.5, 6.2 and 12.7 M parameters, and S1 "
+    "a top-1 of 80.6. The parameters here are the released models' with both heads, and the "
+    "top-1 is from the authors' release page.",
+    "emo:": "EMO's authors count 439 M multiply-adds for 2M. The count here is 432 M, because it "
+    "has convolutions, linear layers and matrix products alone.",
+    "mobilevig:": "MobileViG's count includes both heads, of which training needs the second one. "
+    "Its authors give 5.2, 7.2 and 14.0 M parameters for Ti, S and M. The names of the released "
+    "files give M a top-1 of 80.7, and the paper gives 80.6.",
+    "efficientformer": "EfficientFormer and EfficientFormerV2 also count both heads. The top-1 of "
+    "V2-S1 is that of 300 epochs; after 450 epochs it is 79.7.",
+    "mobilenetv2:": "71.8 is what later papers quote. MobileNetV2's own paper states 72.0.",
+    "flatten-pvt:": "FLatten-PVT's count includes a norm that its forward pass does not use.",
+}
+
+
+def table(rows: Sequence[Row], settings: Sequence[Setting]) -> list[list[str]]:
+    """Return the table, heading first; a figure that was not measured is an empty cell."""
+    names = [_title(setting, settings) for setting in settings]
+    marks = {start: f"<sup>{i}</sup>" for i, start in enumerate(_used_footnotes(rows), 1)}
+    heading = ["model", "parameters, M", "GMACs", "top-1, published"]
+    heading += [f"{name}, ms" for name in names]
+    heading += [f"{name}, / CARE-S1" for name in names]
+    heading += [f"pyramid, {name}, ms" for name in names]
+    lines = [[*heading, "peak memory, MiB"]]
+    for row in rows:
+        figures = [row["figures"].get(setting_key(setting), {}) for setting in settings]
+        mark = next((marks[start] for start in marks if row["model"].startswith(start)), "")
+        parameters, macs = row.get("parameters"), row.get("macs")
+        line = [f"{title_of(row['model'])}{mark}"]
+        line.append("" if parameters is None else f"{parameters / 1e6:.2f}")
+        line.append("" if macs is None else f"{macs / 1e9:.2f}")
+        line.append("" if row["top1"] is None else f"{row['top1']:.1f}")
+        for key, form in (("ms", ".1f"), ("ratio", ".2f"), ("pyramid_ms", ".1f")):
+            line += [format(part[key], form) if key in part else "" for part in figures]
+        peaks = [part["peak_mib"] for part in figures if "peak_mib" in part]
+        lines.append([*line, f"{min(peaks):.0f}" if peaks else ""])
+    return lines
+
+
+def title_of(name: str) -> str:
+    """Return the name of a model in the table, such as ``CARE-S1`` or ``EMO-2M``."""
+    if name.startswith("care_"):
+        return name.upper().replace("_", "-")
+    system, size = split(name)
+    return f"{SYSTEMS[system]}-{'Ti' if size == 'ti' else size.upper()}"
+
+
+def _title(setting: Setting, settings: Sequence[Setting]) -> str:
+    name = TITLES.get(setting.backend, setting.backend)
+    several = len({other.threads for other in settings}) > 1
+    return f"{name}, threads {setting.threads}" if several else name
+
+
+def _used_footnotes(rows: Sequence[Row]) -> list[str]:
+    """Return the keys of ``FOOTNOTES`` that rows need, in the order of the rows."""
+    used = [start for row in rows for start in FOOTNOTES if row["model"].startswith(start)]
+    return list(dict.fromkeys(used))
+
+
+def text(
+    rows: Sequence[Row],
+    settings: Sequence[Setting],
+    host: Mapping[str, object],
+    command: str,
+    figure: str | None,
+) -> str:
+    """Return the page.
+
+    Args:
+        rows: See :func:`care_mm.benchmark.paper.measure_row`.
+        settings: The runtimes and numbers of threads.
+        host: See :func:`care_mm.benchmark.measure.machine`.
+        command: The command that measured the rows.
+        figure: The place of the figure, relative to the page; ``None`` if there is none.
+    """
+    threads = " or ".join(str(t) for t in sorted({setting.threads for setting in settings}))
+    notes = [f"{i}. {FOOTNOTES[start]}" for i, start in enumerate(_used_footnotes(rows), 1)]
+    failures = [
+        f"- {title_of(row['model'])}, {part}: {error}"
+        for row in rows
+        for part, error in row["errors"].items()
+    ]
+    parts = [
+        "# CARE and the systems that the paper compares it with",
+        "This command writes the page and its figure. `--models` selects rows, `--backends` and "
+        "`--threads` select columns, and `--files` keeps the exported files:",
+        f"```bash\n{command}\n```",
+        f"Machine: {host['cpu']}, threads: {threads}. Software: torch {host['torch']}, Python "
+        f"{host['python']}. Date: {host['date']}. Batch 1, fp32, random weights. Each model is "
+        "folded by its own method and runs as an exported file.",
+        COUNTS + (TIMES if figure else "- No latency has been measured yet."),
+        text_table(table(rows, settings), markdown=True),
+        "\n".join(notes),
+        "Not measured:\n\n" + "\n".join(failures) if failures else "",
+        f"![Published accuracy against measured latency]({figure})" if figure else "",
+        "The figure shows each model in its faster runtime. The line joins the models that no "
+        "other model beats in both."
+        if figure
+        else "",
+        "timm has MobileNetV2, EfficientFormer, EfficientFormerV2, Swin and ConvNeXt. "
+        "`care_mm.peers` has the others and [swap.md](swap.md#other-backbones) puts each into a "
+        "config. The larger sizes are left out of the run: "
+        "`--models mlla:s mlla:b flatten-swin:s slab-swin:s mobilevig:b`.",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def draw(rows: Sequence[Row], settings: Sequence[Setting], host: Mapping[str, object]) -> Figure:
+    """Draw published top-1 against the latency of each classifier in its fastest setting."""
+    from care_mm.benchmark import tables
+
+    records = [
+        {
+            "model": title_of(row["model"]),
+            "backend": setting.backend,
+            "published_top1": row["top1"],
+            "median_ms": row["figures"][setting_key(setting)]["ms"],
+        }
+        for row in rows
+        for setting in settings
+        if "ms" in row["figures"].get(setting_key(setting), {})
+    ]
+    return tables.plot(records, f"classifiers at 224x224, batch 1\n{host['cpu']}")
+
+
+def write(
+    rows: Sequence[Row],
+    settings: Sequence[Setting],
+    host: Mapping[str, object],
+    command: str,
+    page: Path = PAGE,
+) -> None:
+    """Write the page, and the figure to ``images/`` next to it if there is any latency."""
+    figure = None
+    if any("ms" in part for row in rows for part in row["figures"].values()):
+        figure = f"images/{page.stem}.png"
+        (page.parent / "images").mkdir(parents=True, exist_ok=True)
+        draw(rows, settings, host).savefig(page.parent / figure)
+    write_bytes(text(rows, settings, host, command, figure).encode(), page)
