@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import count
 from typing import Any
 
@@ -11,16 +10,12 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import VISUALIZERS
-from mmengine.structures import InstanceData, PixelData
 from mmengine.visualization import Visualizer
 
 from care_mm.config import type_name
-from care_mm.palette import drawable
+from care_mm.drawing import MAX_PIXELS, clarify
 from care_mm.tasks import Task, task_of_config, task_of_sample
 
-# Larger images are drawn smaller: the time grows with the size, to minutes for 100 megapixels.
-MAX_PIXELS = 10_000_000
-MAX_LABELLED_PIXELS = 2_500_000  # mmseg sorts the pixels of a class in Python to place its name
 # For a config without a visualizer that draws predictions.
 _VISUALIZERS = {
     Task.DETECTION: "mmdet.DetLocalVisualizer",
@@ -38,8 +33,7 @@ def offline_visualizer(config: Config, dataset_meta: dict) -> Visualizer:
         settings = {"type": _VISUALIZERS[task_of_config(config)]}
     name = f"care_mm_{next(_NUMBERS)}"
     visualizer = VISUALIZERS.build({**settings, "vis_backends": None, "name": name})
-    mathtext = type(visualizer).__name__ != "SegLocalVisualizer"  # OpenCV writes its names
-    visualizer.dataset_meta = drawable(dataset_meta, mathtext)
+    clarify(visualizer, dataset_meta)
     return visualizer
 
 
@@ -59,14 +53,9 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
 
-def max_pixels(sample: Any) -> int:
-    """Return the largest number of pixels at which :func:`draw` draws a data sample."""
-    return MAX_LABELLED_PIXELS if task_of_sample(sample) is Task.SEGMENTATION else MAX_PIXELS
-
-
-def is_drawn_smaller(image: np.ndarray, sample: Any) -> bool:
+def is_drawn_smaller(image: np.ndarray) -> bool:
     """Whether :func:`draw` reduces an image, (H, W, ...)."""
-    return image.shape[0] * image.shape[1] > max_pixels(sample)
+    return image.shape[0] * image.shape[1] > MAX_PIXELS
 
 
 def draw(
@@ -86,13 +75,11 @@ def draw(
         score_thr: Detections below this score are not drawn.
 
     Returns:
-        (H, W, 3) uint8 RGB, of the same size, or of at most :func:`max_pixels`.
+        (H, W, 3) uint8 RGB, enlarged if it is small, reduced to ``MAX_PIXELS`` if it is larger.
     """
     task, show = task_of_sample(sample), {"draw_gt": truth, "draw_pred": not truth}
     if task is Task.DETECTION:
         sample = _visible(sample, score_thr)
-    if is_drawn_smaller(image, sample):
-        image, sample = _reduced(image, sample)
     if task is Task.CLASSIFICATION:
         classes = visualizer.dataset_meta.get("classes")
         visualizer.visualize_cls(image, sample, classes=classes, **show)
@@ -134,32 +121,3 @@ def _visible(sample: Any, score_thr: float) -> Any:
     sample = sample.clone()
     sample.pred_instances = instances[visible]
     return sample
-
-
-def _reduced(image: np.ndarray, sample: Any) -> tuple[np.ndarray, Any]:
-    """Return an image and its data sample with :func:`max_pixels`."""
-    height, width = image.shape[:2]
-    scale = math.sqrt(max_pixels(sample) / (height * width))
-    size = max(1, int(height * scale)), max(1, int(width * scale))
-    rows = torch.arange(size[0]) * height // size[0]
-    columns = torch.arange(size[1]) * width // size[1]
-    sample = sample.clone().cpu()
-    for name, part in list(sample.items()):
-        if isinstance(part, PixelData):
-            maps = {key: torch.as_tensor(value) for key, value in part.items()}
-            maps = {key: value[..., rows, :][..., columns] for key, value in maps.items()}
-            setattr(sample, name, PixelData(metainfo=part.metainfo, **maps))
-        elif isinstance(part, InstanceData):
-            reduced = {}
-            for key, value in part.items():
-                if key == "bboxes":
-                    factors = (size[1] / width, size[0] / height) * 2
-                    value = getattr(value, "tensor", value)
-                    value = value * value.new_tensor(factors)
-                elif key == "masks" and hasattr(value, "resize") and not torch.is_tensor(value):
-                    value = value.resize(size)
-                elif key == "masks":
-                    value = torch.as_tensor(value)[..., rows, :][..., columns]
-                reduced[key] = value
-            setattr(sample, name, InstanceData(**reduced))
-    return mmcv.imresize(image, size[::-1]), sample

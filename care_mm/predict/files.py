@@ -254,7 +254,7 @@ def _image(
     except InputError as error:
         results.problems.append(str(error))
         return
-    results.reduced += is_drawn_smaller(loaded["img"], sample)
+    results.reduced += is_drawn_smaller(loaded["img"])
     write_png(drawn, output.target(name, path))
 
 
@@ -306,7 +306,7 @@ def _draw_frames(
                     frames.append({"frame": number, **predictor.record(sample)})
                 results.frames += 1
                 image = predictor.draw(loaded, sample, output.score_thr)
-                results.reduced += is_drawn_smaller(frame, sample)
+                results.reduced += is_drawn_smaller(frame)
             except InputError as error:
                 results.problems.append(str(error))
             yield number, image

@@ -152,22 +152,31 @@ def _predictions(runner: Runner, num_images: int, score_thr: float) -> Figure:
     indices = evenly_spaced(dataset, num_images)
     visualizer = offline_visualizer(runner.cfg, dataset.metainfo)
     runner.model.eval()
-    columns = max(1, (len(indices) + 1) // 2)
-    figure = Figure(figsize=(4.4 * columns, 2.6 * 2), layout="constrained")
-    grid = figure.subplots(2, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
     problems: list[str] = []
-    places = iter(grid.flat)
+    pairs = []
     for _, sample in predict(runner.model, dataset, indices, problems):
         try:
             truth, prediction = draw_pair(visualizer, sample, score_thr, load(dataset, sample))
         except Exception as error:
             problems.append(f"{sample.img_path}: {type(error).__name__}: {one_line(error)}")
             continue
-        axes = next(places)
         gap = np.full((truth.shape[0], max(2, truth.shape[1] // 40), 3), 255, np.uint8)
-        axes.imshow(np.concatenate((truth, gap, prediction), axis=1))
-        axes.set_title("truth | prediction", fontsize="small")
+        pairs.append(np.concatenate((truth, gap, prediction), axis=1))
     _warn(runner, problems)
+    return _grid(pairs)
+
+
+def _grid(pairs: Sequence[np.ndarray]) -> Figure:
+    """Return images, (H, W, 3), in two columns, each about a thousand pixels wide."""
+    columns = min(2, max(1, len(pairs)))
+    rows = max(1, -(-len(pairs) // columns))
+    tallest = max((pair.shape[0] / pair.shape[1] for pair in pairs), default=0.5)
+    height = min(8.4 * tallest, 12) + 0.3
+    figure = Figure(figsize=(8.4 * columns, height * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for pair, axes in zip(pairs, grid.flat, strict=False):
+        axes.imshow(pair)
+        axes.set_title("truth | prediction", fontsize="medium")
     return figure

@@ -90,7 +90,7 @@ def look(
         image=frame.image(_pixels(predictor.model, x)),
         prediction=predictor.draw(loaded, sample, score_thr),
         point=frame.point(position),
-        reduced=is_drawn_smaller(loaded["img"], sample),
+        reduced=is_drawn_smaller(loaded["img"]),
     )
     for stage, features in enumerate(record.stages, 1):
         view.energy[stage] = frame.fit(energy_map(features))

@@ -21,6 +21,7 @@ from predict.conftest import FRAMES, write_video
 from untrained import CONFIGS, write_checkpoint
 
 from care_mm.config import load_config
+from care_mm.drawing import visualizer as visualizer_module
 from care_mm.errors import InputError
 from care_mm.predict import draw as draw_module
 from care_mm.predict.files import PROBLEMS, TABLE, Output, find_files, predict_files
@@ -145,7 +146,8 @@ def test_an_image_is_the_one_that_mmcv_loads(predictor: Predictor, name: str) ->
         np.testing.assert_array_equal(loaded["img"], expected)
         sample = predictor(loaded)
         assert tuple(sample.ori_shape) == expected.shape[:2]
-        assert predictor.draw(loaded, sample, 1.1).shape == expected.shape
+        size = visualizer_module.size_to_draw(*expected.shape[:2])
+        assert predictor.draw(loaded, sample, 1.1).shape == (*size, 3)
         if "pred_sem_seg" in sample:
             assert sample.pred_sem_seg.shape == expected.shape[:2]
 
@@ -222,8 +224,8 @@ def test_results_inside_the_input_folder_are_no_input(predictor: Predictor, tmp_
 def test_large_images_are_drawn_smaller(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for limit in ("MAX_PIXELS", "MAX_LABELLED_PIXELS"):
-        monkeypatch.setattr(draw_module, limit, 5000)
+    monkeypatch.setattr(draw_module, "MAX_PIXELS", 5000)
+    monkeypatch.setattr(visualizer_module, "MAX_PIXELS", 5000)
     Image.fromarray(pixels(200, 100)).save(tmp_path / "large.png")
     files = find_files([tmp_path / "large.png"])
     results = predict_files(predictor, files, Output(tmp_path / "out", score_thr=0))

