@@ -40,6 +40,10 @@ def draft_classifier(request: Request, found: Found) -> Draft:
             )
     images = {name: _images(folder) for name, folder in folders.items()}
     how = ""
+    for name, folder in folders.items():
+        filled = {image.partition("/")[0] for image in images[name]}
+        if empty := [label for label in classes if label not in filled]:
+            raise InputError(f"{folder / empty[0]}: has no image: add some, or remove the folder")
     if "val" not in images:
         by_class = [
             split([n for n in images["train"] if n.startswith(f"{label}/")]) for label in classes

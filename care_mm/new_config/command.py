@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from care_mm.config import load_config
-from care_mm.errors import InputError, did_you_mean, refuse_existing
+from care_mm.errors import InputError, did_you_mean, one_line, refuse_existing
 from care_mm.files import write_bytes
 from care_mm.new_config import classification, detection, segmentation, text
 from care_mm.new_config.decisions import Machine, Weights
 from care_mm.new_config.draft import Draft, Request
-from care_mm.new_config.layout import Found, find_layout
+from care_mm.new_config.layout import OWN, Found, find_layout
 from care_mm.new_config.trial import check_data, try_steps
 
 _DRAFTS: dict[str, Callable[[Request, Found], Draft]] = {
@@ -70,7 +70,13 @@ def new_config(
     found = find_layout(data, task)
     say(f"{data}: {found.form} labels, " + ", ".join(found.splits))
     request = Request(data, out, arch, model, Machine.here(), Weights.of(arch))
-    draft = _DRAFTS[task](request, found)
+    try:
+        draft = _DRAFTS[task](request, found)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or data}: {error.strerror or one_line(error)}; lists and converted "
+            f"labels are written into {data / OWN}"
+        ) from error
     content = text.formatted(draft.text)
     if dry_run:
         return content

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
+from care_mm.errors import InputError
+
 SHARE = 0.2  # of the images, for validation
 SEED = 0
 # A group of more than this share of the images says nothing about how images are related.
@@ -26,7 +28,15 @@ def split(names: Sequence[str]) -> tuple[list[str], list[str], str]:
 
     Returns:
         Names for training and for validation, in their old order, and how they were grouped.
+
+    Raises:
+        InputError: There is a single image.
     """
+    if len(names) < 2:
+        raise InputError(
+            f"{names[0] if names else 'the data'}: there is no second image to validate on; add "
+            "images, or a validation split (val)"
+        )
     how, groups = _groups(names)
     order = sorted(groups)
     random.Random(SEED).shuffle(order)

@@ -192,3 +192,51 @@ def test_colour_masks_are_refused(make: Make, capsys: pytest.CaptureFixture) -> 
         Image.open(file).convert("RGB").save(file)
     refusal = tool.refusal(capsys, "new_config", root, "--task", "segmentation", "--out", "my.py")
     assert "one channel of 8 bits" in refusal and "RGB" in refusal
+
+
+def test_folders_that_cannot_be_split_or_written_are_refused(
+    make: Make, capsys: pytest.CaptureFixture
+) -> None:
+    options = ["--task", "classification", "--out", "no/such/my.py"]
+    root = make("folders")
+    (root / "care_mm").write_text("in the way")
+    assert "written into data/care_mm" in tool.refusal(capsys, "new_config", root, *options)
+    (root / "care_mm").unlink()
+    for folder in root.iterdir():
+        for image in sorted(folder.iterdir())[1:]:
+            image.unlink()
+    refusal = tool.refusal(capsys, "new_config", root, *options)
+    assert "there is no second image to validate on" in refusal
+    next(folder.iterdir()).unlink()
+    assert f"{folder}: has no image" in tool.refusal(capsys, "new_config", root, *options)
+    assert not Path("no").exists()
+
+
+def test_a_single_image_with_a_mask_is_refused(make: Make, capsys: pytest.CaptureFixture) -> None:
+    root = make("masks")
+    for image in sorted((root / "images").iterdir())[1:]:
+        image.unlink()
+    refusal = tool.refusal(capsys, "new_config", root, "--task", "segmentation", "--out", "my.py")
+    assert "there is no second image to validate on" in refusal
+
+
+def test_nuclei_like_data_get_the_settings_of_the_hand_made_config() -> None:
+    """Sizes and counts as in the nuclei of docs/results.md."""
+    from care_mm.new_config.decisions import (
+        Machine,
+        choose_anchor,
+        choose_proposals,
+        choose_scale,
+    )
+    from care_mm.new_config.survey import Objects, Sizes
+
+    sides = tuple(side / 256 for side in (5, 8.7, 11, 33))
+    sizes = Sizes(256, 256, 2.5)
+    objects = Objects(("nucleus",), 530, sizes, 23_166, sides, 375, True)
+    cpu = Machine("cpu", 0.0, 1)
+    scale = choose_scale(sizes, cpu, objects)
+    assert scale.test == (320, 320) and scale.crop == (224, 224)
+    assert choose_anchor(objects, scale) == 3
+    assert choose_proposals(objects.densest, 200) == 600
+    street = choose_scale(Sizes(480, 360, 1.0), cpu)
+    assert street.train == street.test == (480, 360) and street.crop == (256, 256)
