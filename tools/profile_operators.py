@@ -1,7 +1,9 @@
 """Measure the time of a model by kind of operator, in eager torch or in a runtime.
 
-The times come from the runtime's profiler, in ms for a batch; shares are of their sum. Configs are
-measured as whole models, with random weights.
+The times come from the runtime's profiler, in ms for a batch; shares are of their sum. ncnn has
+none in Python: its layers run one by one. LiteRT has none either: its operators are left out kind
+by kind, and the differences are their times. With one thread, both are CPU times, which other
+processes do not prolong. Configs are measured as whole models, with random weights.
 
 Example:
     python tools/profile_operators.py care_s0 --backend openvino
@@ -20,7 +22,7 @@ import torch
 from care_mm import cli
 from care_mm.benchmark.backends import Setting, backend_of
 from care_mm.benchmark.models import build, shape_of
-from care_mm.benchmark.operators import PROFILERS, profile, profile_file
+from care_mm.benchmark.operators import PROFILERS, grouped, profile, profile_file
 from care_mm.export.graphs import WHAT
 from care_mm.export.stand_in import is_exported, open_program
 
@@ -69,7 +71,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows.append([operators.kind, str(operators.number), f"{operators.ms:.3f}", share])
     number = sum(operators.number for operators in kinds)
     rows.append(["sum", str(number), f"{total:.3f}", "100.0%"])
+    print(cli.text_table(rows), end="\n\n")
+    groups = [group for group in grouped(kinds) if group.number]
+    rows = [["group", "number", "ms", "share"]]
+    for group in groups:
+        rows.append([group.kind, str(group.number), f"{group.ms:.3f}", f"{group.ms / total:.1%}"])
     print(cli.text_table(rows))
+    convolutions = sum(group.ms for group in groups if group.kind == "convolutions")
+    if convolutions > 0:
+        print(f"overhead over the convolutions: {total / convolutions - 1:.1%}")
 
 
 if __name__ == "__main__":

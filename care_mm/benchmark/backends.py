@@ -18,6 +18,7 @@ from care_mm.export.program import Program
 from care_mm.export.runtimes import TARGETS
 from care_mm.export.segformer_head import fold_segformer_head
 from care_mm.export.target import Target
+from care_mm.export.two_stage import TwoStageDetector
 from care_mm.models.backbone import CARETransformer
 from care_mm.models.fold import switch_to_deploy
 from care_mm.tasks import Task
@@ -145,17 +146,20 @@ class Runtime:
     dtypes: tuple[str, ...] = ("fp32",)
 
     def check(self, setting: Setting) -> None:
-        """Raise InputError if a setting does not fit, or a package is not installed."""
+        """Raise InputError if a setting does not fit."""
         if setting.device != "cpu" or setting.dtype not in self.dtypes or setting.train:
             raise InputError(
                 f"backend {setting.backend}: is measured in {' or '.join(self.dtypes)} on the CPU"
             )
-        self.target.require()
 
 
+# ncnn, LiteRT and ExecuTorch have no suppression: they run one-stage detectors up to raw maps.
 RUNTIMES = {
     "onnxruntime": Runtime(TARGETS["onnx"]),
     "openvino": Runtime(TARGETS["openvino"], ("fp32", "bf16")),
+    "ncnn": Runtime(TARGETS["ncnn"], ("fp32", "fp16")),
+    "litert": Runtime(TARGETS["litert"]),
+    "executorch": Runtime(TARGETS["executorch"]),
 }
 
 
@@ -191,6 +195,9 @@ def graph_for_export(model: nn.Module, example: Tensor) -> Graph:
     return graph_of(model.model, model.exported)
 
 
+_DIVIDED = "backend {}: runs no two-stage detector as a whole; --what backbone measures its pyramid"
+
+
 def write_file(model: nn.Module, example: Tensor, setting: Setting, path: Path) -> None:
     """Fold a model and export it for the shape of ``example``.
 
@@ -205,7 +212,10 @@ def write_file(model: nn.Module, example: Tensor, setting: Setting, path: Path) 
     """
     runtime = RUNTIMES[setting.backend]
     runtime.check(setting)
+    runtime.target.require()
     graph = graph_for_export(switch_to_deploy(model), example)
+    if isinstance(graph.module, TwoStageDetector) and not runtime.target.whole_detector:
+        raise InputError(_DIVIDED.format(setting.backend))
     shape, batch = tuple(example.shape[2:]), len(example)
     runtime.target.write(graph, path, shape=shape, batch=batch, precision=setting.dtype)
 
@@ -225,6 +235,8 @@ def open_file(path: Path, example: Tensor, setting: Setting, **options: Any) -> 
     runtime = RUNTIMES[setting.backend]
     runtime.check(setting)
     program = runtime.target.open(path, **options)
+    if program.parts:
+        raise InputError(f"{path}: {_DIVIDED.format(setting.backend)}")
     program.check_shape(example)
     return program
 

@@ -13,7 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from care_mm.benchmark.backends import RUNTIMES, Setting, open_file, prepare, write_file
+from care_mm.benchmark.device_operators import Event, litert_events, ncnn_events
 from care_mm.errors import InputError
+
+# Group -> words in the names of its operators; the first group with a word in a name counts.
+GROUPS = {
+    "attention": ("(attention)",),
+    "convolutions": ("conv", "innerproduct", "fullyconnected", "gemm", "addmm"),
+    "activations": ("gelu", "relu", "silu", "swish", "sigmoid", "erf", "logistic"),
+    "products of attention": ("elu", "matmul", "softmax", "exp", "greater", "select", "div", "sum"),
+    "sums and products": ("binaryop", "add", "mul", "sub", "eltwise"),
+}
+REST = "data movement and the rest"
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,16 @@ class Operators:
     ms: float
 
 
-Event = tuple[str, float]  # kind, microseconds
+def grouped(operators: Iterable[Operators]) -> list[Operators]:
+    """Return the operators summed by :data:`GROUPS` and :data:`REST`, convolutions first."""
+    totals = dict.fromkeys((*GROUPS, REST), (0, 0.0))
+    for operator in operators:
+        name = operator.kind.lower().replace("_", "")
+        words = GROUPS.items()
+        group = next((key for key, words in words if any(word in name for word in words)), REST)
+        number, ms = totals[group]
+        totals[group] = number + operator.number, ms + operator.ms
+    return [Operators(group, *total) for group, total in totals.items()]
 
 
 def profile(model: nn.Module, example: Tensor, setting: Setting, runs: int) -> list[Operators]:
@@ -69,7 +89,7 @@ def _by_kind(events: Iterable[Event], runs: int) -> list[Operators]:
     for kind, us in events:
         time[kind] += us / runs / 1e3
         number[kind] += 1
-    operators = [Operators(kind, number[kind] // runs, ms) for kind, ms in time.items() if ms > 0]
+    operators = [Operators(kind, number[kind] // runs, ms) for kind, ms in time.items() if ms]
     return sorted(operators, key=lambda operator: -operator.ms)
 
 
@@ -107,5 +127,10 @@ def _openvino(path: Path, example: Tensor, setting: Setting, runs: int) -> Itera
                 yield f"{node.node_type} {node.exec_type}", us
 
 
-FILE_PROFILERS = {"onnxruntime": _onnxruntime, "openvino": _openvino}
+FILE_PROFILERS = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "ncnn": ncnn_events,
+    "litert": litert_events,
+}
 PROFILERS = ("eager", "deploy", *FILE_PROFILERS)

@@ -94,6 +94,20 @@ def _in_torch(
     return module
 
 
+def _mul(a: Tensor, b: Any) -> Tensor:
+    """Multiply maps by a value for each channel in four dimensions.
+
+    litert-torch keeps maps in the layout of the convolutions between operators of four dimensions
+    alone. For others it transposes the maps before and after them.
+    """
+    if not isinstance(b, Tensor) or {a.ndim, b.ndim} != {3, 4}:
+        return NotImplemented
+    return a.reshape(1, *a.shape) * b if a.ndim == 3 else a * b.reshape(1, *b.shape)
+
+
+_DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {torch.ops.aten.mul.Tensor: _mul}
+
+
 def converter_python() -> Path:
     """Return the Python that converts: ``$CARE_MM_LITERT_PYTHON``, or that of ``.venv-litert``.
 
@@ -139,7 +153,8 @@ class LiteRT(Target):
             raise InputError("--precision int8: not for the three networks of a two-stage detector")
         with tempfile.TemporaryDirectory() as folder:
             for name, part in source.parts.items():
-                torch.export.save(part.exported, Path(folder, f"{name}.pt2"))
+                program = part.exported.run_decompositions(_DECOMPOSITIONS)
+                torch.export.save(program, Path(folder, f"{name}.pt2"))
             samples = Path(folder, "samples.npy")
             if source.precision == "int8":
                 np.save(samples, np.concatenate([image.numpy() for image in source.samples]))
