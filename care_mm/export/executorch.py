@@ -27,7 +27,7 @@ ABOUT = "care_mm_about"  # the method that returns the description, as bytes
 
 
 class ExecuTorchProgram(Program):
-    """A ``.pte`` file in ExecuTorch's Python runtime.
+    """A ``.pte`` file in ExecuTorch's Python runtime, with torch's number of threads.
 
     Args:
         path: The file.
@@ -38,8 +38,12 @@ class ExecuTorchProgram(Program):
 
     def __init__(self, path: Path) -> None:
         needs("executorch")
+        from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime
 
+        # By itself the runtime takes a thread for each core of the machine.
+        if portable_lib._threadpool_get_thread_count() != torch.get_num_threads():
+            portable_lib._unsafe_reset_threadpool(torch.get_num_threads())
         self.program = opened(path, lambda: Runtime.get().load_program(path))
         names = self.program.method_names
         text = None
