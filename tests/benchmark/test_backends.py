@@ -33,9 +33,12 @@ def test_a_training_step_reaches_every_parameter(channels_last: bool) -> None:
 @pytest.mark.parametrize("backend", RUNTIMES)
 @torch.no_grad()
 def test_runtimes_run_the_exported_file_of_a_peer(backend: str, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
+    try:
+        RUNTIMES[backend].target.require()
+    except InputError as error:
+        pytest.skip(str(error))
     model = models.build("mobilenetv2_100", "backbone")
-    images, setting = torch.rand(2, 3, 64, 96), Setting(backend)
+    images, setting = torch.rand(1 if backend == "ncnn" else 2, 3, 64, 96), Setting(backend)
     expected = model(images)
     file = tmp_path / f"peer{RUNTIMES[backend].target.suffix}"
     write_file(model, images, setting, file)
@@ -88,6 +91,9 @@ def test_settings_that_a_backend_lacks_are_refused(tmp_path: Path) -> None:
             torch.nn.Identity(), images, Setting("onnxruntime", dtype="fp16"), tmp_path / "a.onnx"
         )
     detector = models.build(DETECTOR, "model")
+    for backend in ("ncnn", "litert", "executorch"):
+        with pytest.raises(InputError, match=r"not installed|no such|no two-stage detector"):
+            write_file(detector, images, Setting(backend), tmp_path / "b")
     with pytest.raises(InputError, match="--train: a detector needs annotations"):
         prepare(detector, images, Setting("eager", train=True))
     with pytest.raises(InputError, match="suppression of a detector cannot be captured"):

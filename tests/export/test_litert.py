@@ -99,3 +99,21 @@ def test_an_environment_without_the_converter_is_refused(
     options = ("--format", "litert", "--out", tmp_path / "x.tflite", "--shape", 64, 64)
     line = tool.refusal(capsys, "export", *job("classifier"), *options)
     assert "No module named 'litert_torch'" in line and not list(tmp_path.iterdir())
+
+
+@converts
+def test_layer_scales_are_in_the_layout_of_the_convolutions(exported: MakeFile) -> None:
+    """Otherwise the maps are transposed before and after them."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = exported(*CLASSIFIER).read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    graph = model.subgraphs[0]
+    scales = []
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex]
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == schema.BuiltinOperator.MUL:
+            shapes = [list(graph.tensors[i].shape) for i in operator.inputs]
+            scales += [shape for shape in shapes if len(shape) == 4 and max(shape[:3]) == 1]
+            assert not any(len(shape) == 4 and shape[2:] == [1, 1] for shape in shapes)
+    assert len(scales) >= 3  # the last block has no layer scale
