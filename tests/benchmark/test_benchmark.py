@@ -80,7 +80,6 @@ def test_whole_models_and_their_files_are_measured(
         (["--models", "configs/nothing.py"], "config configs/nothing.py: no such file"),
         (["--models", "mmdet::yolox/yolox_tny_8xb8-300e_coco.py"], "did you mean mmdet::yolox/yol"),
         (["--models", SEGMENTOR, "--peers", SEGMENTOR], "two models are called semfpn_care_s0_sh"),
-        (["--models", "weights.pth"], "weights.pth: not a file that the benchmark runs (.onnx, .x"),
         (["--models", "none.onnx"], "none.onnx: no such file"),
         (["--arch", "s0", "--threads", "4096"], "--threads 4096: there are"),
         (["--arch", "s0", "--files", "nowhere"], "--files nowhere: there is no such folder"),
