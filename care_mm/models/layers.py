@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from care_mm.models.arch import DECOUPLINGS
 from care_mm.models.attention import FocusedAttention, SimplifiedAttention, SoftmaxAttention
 from care_mm.models.fold import fold_norm_after, fold_norm_before, fold_scale_after, is_foldable
+from care_mm.models.layout import in_layout_of
 from care_mm.models.precision import at_least_float32, without_autocast
 
 NormLayer = Callable[[int], nn.Module]
@@ -46,7 +47,7 @@ def attend(qk: Tensor, x: Tensor, num_heads: int, head_dim: int, eps: float) -> 
         return _attend(qk, x, num_heads, head_dim, eps)
     else:
         with without_autocast(x.device.type):
-            return _attend(qk, x, num_heads, head_dim, eps)
+            return in_layout_of(_attend(qk, x, num_heads, head_dim, eps), x)
 
 
 def _attend(qk: Tensor, x: Tensor, num_heads: int, head_dim: int, eps: float) -> Tensor:
@@ -141,7 +142,7 @@ class TokenMixer(nn.Module):
         self.stacked = decoupling == "stacked"
         global_dim = self.feature_dim if self.stacked else dim
         local_dim = (self.feature_dim if self.stacked else self.feature_dim - dim) // 2
-        self.split = (global_dim, local_dim, local_dim)
+        self.split = (local_dim, local_dim) if self.stacked else (dim, local_dim, local_dim)
         self.global_branch = (
             AxialConv(global_dim)
             if head_dim is None
@@ -152,12 +153,16 @@ class TokenMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, feature_dim, H, W) -> (B, feature_dim, H, W)."""
+        return self.mix(x.split(self.split, dim=1))
+
+    def mix(self, groups: list[Tensor]) -> Tensor:
+        """Mix groups of ``split`` channels: (B, split[i], H, W) each -> (B, feature_dim, H, W)."""
         if self.stacked:
-            x_local3, x_local7 = x.chunk(2, dim=1)
+            x_local3, x_local7 = groups
             return self.global_branch(
                 torch.cat((self.local3(x_local3), self.local7(x_local7)), dim=1)
             )
-        x_global, x_local3, x_local7 = x.split(self.split, dim=1)
+        x_global, x_local3, x_local7 = groups
         return torch.cat(
             (self.global_branch(x_global), self.local3(x_local3), self.local7(x_local7)), dim=1
         )
@@ -260,7 +265,8 @@ class CAREBlock(nn.Module):
         self.token_mixer = TokenMixer(mem_dim, head_dim, decoupling, attention)
         feature_dim = self.token_mixer.feature_dim
         self.with_memory = memory
-        self.split = (mem_dim, feature_dim) if memory else (feature_dim,)
+        # One split for block and mixer: runtimes copy what they split.
+        self.split = (mem_dim, *self.token_mixer.split) if memory else self.token_mixer.split
         dim = sum(self.split)
         self.out_channels = ratios[1] * dim if expand else dim
         self.inter1 = (
@@ -279,11 +285,11 @@ class CAREBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, sum(split), H, W) -> (B, out_channels, H, W)."""
+        groups = x.split(self.split, dim=1)
         if self.with_memory:
-            memory, features = x.split(self.split, dim=1)
-            c = torch.cat((memory, self.inter1(self.token_mixer(features))), dim=1)
+            c = torch.cat((groups[0], self.inter1(self.token_mixer.mix(groups[1:]))), dim=1)
         else:
-            c = self.inter1(self.token_mixer(x))
+            c = self.inter1(self.token_mixer.mix(groups))
         if self.gamma is None:
             return self.inter2(c)
         gamma = self.gamma[:, None, None]

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from care_mm.config import is_pretrained
+from care_mm.models.layout import prefers_channels_last
 from care_mm.models.pretrained import load_pretrained
 
 
@@ -203,14 +204,20 @@ class StagedBackbone(BaseModule):
         Raises:
             ValueError: The number of channels is wrong, or a side is below the largest stride.
         """
+        to_nchw = False
         if isinstance(x, Tensor):  # torch.fx traces with proxies, which have no sizes to compare
             self.check_input(x)
+            if self.training and prefers_channels_last(x):
+                # mmcv's operators, such as RoIAlign, read any map as NCHW
+                to_nchw = x.is_contiguous()
+                x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         outs = []
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:
-                outs.append(self.out_norms[str(i)](x) if self.out_norms else x)
+                out = self.out_norms[str(i)](x) if self.out_norms else x
+                outs.append(out.contiguous() if to_nchw else out)
         return tuple(outs)
 
     def check_input(self, x: Tensor) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tool
 import torch
+from runtimes import require
 
 from care_mm.benchmark import models
 from care_mm.benchmark.backends import RUNTIMES, Setting, open_file, prepare, write_file
@@ -33,10 +34,7 @@ def test_a_training_step_reaches_every_parameter(channels_last: bool) -> None:
 @pytest.mark.parametrize("backend", RUNTIMES)
 @torch.no_grad()
 def test_runtimes_run_the_exported_file_of_a_peer(backend: str, tmp_path: Path) -> None:
-    try:
-        RUNTIMES[backend].target.require()
-    except InputError as error:
-        pytest.skip(str(error))
+    require(RUNTIMES[backend].target)
     model = models.build("mobilenetv2_100", "backbone")
     images, setting = torch.rand(1 if backend == "ncnn" else 2, 3, 64, 96), Setting(backend)
     expected = model(images)

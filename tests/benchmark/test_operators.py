@@ -7,19 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from runtimes import require
 
 from care_mm.benchmark.backends import RUNTIMES, Setting, write_file
 from care_mm.benchmark.device_operators import ablations, ncnn_events
 from care_mm.benchmark.operators import REST, Operators, grouped, profile
 from care_mm.errors import InputError
-
-
-def require(backend: str) -> None:
-    """Skip a test whose runtime is not installed."""
-    try:
-        RUNTIMES[backend].target.require()
-    except InputError as error:
-        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize(
@@ -34,7 +27,7 @@ def require(backend: str) -> None:
 )
 def test_the_profile_counts_every_convolution(backend: str, kind: str) -> None:
     if backend != "deploy":
-        require(backend)
+        require(RUNTIMES[backend].target)
     layers = [layer for _ in range(3) for layer in (torch.nn.Conv2d(3, 3, 3), torch.nn.Softmax(1))]
     model = torch.nn.Sequential(*layers).eval()
     kinds = profile(model, torch.rand(1, 3, 64, 96), Setting(backend), runs=2)
@@ -81,7 +74,7 @@ class Attention(torch.nn.Module):
 
 
 def test_layers_of_attention_are_told_apart_in_ncnn(tmp_path: Path) -> None:
-    require("ncnn")
+    require(RUNTIMES["ncnn"].target)
     images, setting = torch.rand(1, 3, 2, 2), Setting("ncnn", threads=1)
     write_file(Attention().eval(), images, setting, tmp_path / "x.param")
     kinds = [kind for kind, _ in ncnn_events(tmp_path / "x.param", images, setting, runs=1)]
@@ -90,7 +83,7 @@ def test_layers_of_attention_are_told_apart_in_ncnn(tmp_path: Path) -> None:
 
 
 def test_ablations_of_a_litert_file_run_and_end_with_the_whole(tmp_path: Path) -> None:
-    require("litert")
+    require(RUNTIMES["litert"].target)
     from ai_edge_litert.interpreter import Interpreter
 
     images, setting = torch.rand(1, 3, 6, 8), Setting("litert", threads=1)

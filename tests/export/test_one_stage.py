@@ -11,6 +11,7 @@ import pytest
 import torch
 from export.one_stage_models import build
 from mmdet.structures import DetDataSample
+from runtimes import require_for
 from torch import Tensor, nn
 
 from care_mm.datasets.shapes.objects import OBJECTS
@@ -20,7 +21,6 @@ from care_mm.export.compare import Detections
 from care_mm.export.graphs import detector_of, graph_of, maps_of
 from care_mm.export.one_stage import FAMILIES
 from care_mm.export.pipeline import ExportSettings
-from care_mm.export.runtimes import TARGETS
 from care_mm.export.stand_in import open_program, stand_in
 
 LIMITS = compare.LIMITS["fp32"]
@@ -67,8 +67,7 @@ def assert_equal(expected: Any, actual: Any) -> None:
 
 def export(model: nn.Module, path: Path, **settings: Any) -> list[str]:
     """Export a model to the runtime of the file's suffix, and return the lines about it."""
-    (name,) = (name for name, target in TARGETS.items() if target.suffix == path.suffix)
-    return pipeline.export(model, ExportSettings(name, path, **settings), META)
+    return pipeline.export(model, ExportSettings(require_for(path), path, **settings), META)
 
 
 def stands_in(path: Path, family: str) -> nn.Module:
@@ -99,10 +98,19 @@ def test_a_complete_file_has_the_detections_of_mmdet(
     assert_equal(predicted(model, image), predicted(stands_in(path, family), image))
 
 
-@pytest.mark.parametrize("family", ["RetinaNet", "RTMDet"])
-def test_executorch_has_raw_maps_that_the_package_decodes(family: str, tmp_path: Path) -> None:
-    pytest.importorskip("executorch")
-    model, path = made(family)[1], tmp_path / "x.pte"
+@pytest.mark.parametrize(
+    ("family", "suffix"),
+    [
+        *((family, ".pte") for family in ("RetinaNet", "RTMDet")),
+        *((family, ".param") for family in ("RTMDet", "RTMDet-Ins", "SSD")),
+        *((family, ".tflite") for family in ("RTMDet", "RTMDet-Ins")),
+    ],
+)
+def test_device_runtimes_have_raw_maps_that_the_package_decodes(
+    family: str, suffix: str, tmp_path: Path
+) -> None:
+    model, path = made(family)[1], tmp_path / f"x{suffix}"
+    require_for(path)
     lines = export(model, path, shape=SHAPE)
     assert any(line.startswith("matched share of") for line in lines), lines
     program = open_program(path)

@@ -10,6 +10,7 @@ import pytest
 import tool
 import torch
 from export.test_one_stage import META, SHAPE, assert_equal, export, made, silent
+from runtimes import require_for
 from scripts import forget
 
 from care_mm.config import load_config
@@ -85,11 +86,11 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     return Job(folder / "job.py", folder / "job.pth", image)
 
 
-@pytest.mark.parametrize("name", ["whole.onnx", "maps.onnx"])
+@pytest.mark.parametrize("name", ["whole.onnx", "maps.onnx", "maps.param", "maps.tflite"])
 def test_the_commands_accept_a_file(job: Job, name: str, tmp_path: Path) -> None:
     file = tmp_path / name
-    what = ("--what", "raw-maps") if name.startswith("maps") else ()
-    out = ("--format", "onnx", "--out", file)
+    what = ("--what", "raw-maps") if name == "maps.onnx" else ()
+    out = ("--format", require_for(file), "--out", file)
     tool.call("export", job.config, job.checkpoint, *out, "--shape", 64, 96, *what)
     expected, actual = (
         predictor(predictor.read(job.image)).pred_instances

@@ -1,4 +1,4 @@
-"""Files of MLLA, FLatten and SLAB in ONNX Runtime and OpenVINO equal torch."""
+"""Files of MLLA, FLatten, SLAB and timm's models in ONNX Runtime and OpenVINO equal torch."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 from peers.linear_golden import image
 from peers.test_linear_peers import drawn, error
+from torch import nn
 
 from care_mm.export.graphs import Graph
 from care_mm.export.onnx import Onnx, OnnxProgram
@@ -15,16 +16,32 @@ from care_mm.export.openvino import shared_core
 from care_mm.export.target import Source
 from care_mm.export.trace import trace
 from care_mm.models.fold import switch_to_deploy
+from care_mm.peers import TimmBackbone
 
 SIZE = (72, 104)  # the windows of the Swins need padding and shifts
 # One of each system, with its last stage: stage 3 of a Swin has the first softmax attention, and
 # every stage of the others has all layers.
 LAST = {"mlla_t": 1, "slab_pvt_t": 1, "flatten_swin_t": 2}
+TIMM = {
+    "mobilenetv2_100": 3,
+    "efficientformer_l1": 3,
+    "efficientformerv2_s1": 3,
+    "swin_tiny_patch4_window7_224": 2,
+    "convnext_tiny": 1,
+}
 
 
-@pytest.mark.parametrize("name", LAST)
+def built(name: str) -> nn.Module:
+    """Return a backbone with its first map and the last one that its test needs."""
+    if name in LAST:
+        return drawn(name, out_indices=(0, LAST[name]))
+    torch.manual_seed(0)
+    return TimmBackbone(name, out_indices=(0, TIMM[name])).eval()
+
+
+@pytest.mark.parametrize("name", [*LAST, *TIMM])
 def test_exported_files_equal_torch(name: str, tmp_path: Path) -> None:
-    model = switch_to_deploy(drawn(name, out_indices=(0, LAST[name])))
+    model = switch_to_deploy(built(name))
     graph = Graph(model, "backbone", ("first", "last"))
     file = tmp_path / "peer.onnx"
     Onnx().convert(Source(trace(graph, SIZE), graph.outputs, graph.metadata()), file)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tool
 from label_forms import TASKS
@@ -70,7 +71,7 @@ def test_a_model_with_masks_needs_masks(make: Make, capsys: pytest.CaptureFixtur
     assert "needs a mask for every object" in refusal
 
 
-@pytest.mark.parametrize("form", ["coco", "masks", "folders"])
+@pytest.mark.parametrize("form", ["coco", "boxes", "voc", "yolo", "masks", "folders"])
 def test_two_commands_train_evaluate_and_draw(form: str, make: Make) -> None:
     root = make(form)
     tool.call("new_config", root, "--task", TASKS[form], "--out", "my.py")
@@ -130,6 +131,46 @@ def test_boxes_without_area_are_left_out_and_masks_are_not_demanded(make: Make) 
     text = new_config(make("boxes"), "detection", "my.py", say=lines.append)
     assert "type='FasterRCNN'" in text and "with_mask=False" in text
     assert any("object without width" in line for line in lines), lines
+
+
+def test_thousands_of_boxes_of_which_two_have_no_width(tmp_path: Path) -> None:
+    """4,000 boxes of three classes, without masks, in a single file."""
+    random = np.random.default_rng(0)
+    names = ("bolt", "nut", "washer")
+    images = [
+        {"id": i, "file_name": f"{i}.jpg", "width": 160, "height": 128} for i in range(1, 101)
+    ]
+    annotations = [
+        {
+            "id": number,
+            "image_id": number % 100 + 1,
+            "category_id": number % 3 + 1,
+            "bbox": [int(v) for v in (*random.integers(0, 90, 2), *random.integers(8, 36, 2))],
+            "iscrowd": 0,
+        }
+        for number in range(1, 4001)
+    ]
+    for annotation in annotations:
+        annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+    for number in (7, 2500):
+        annotations[number]["bbox"][2] = annotations[number]["area"] = 0
+    root = tmp_path / "parts"
+    root.mkdir()
+    pixels = random.integers(0, 256, (128, 160, 3), np.uint8)
+    for image in images:
+        Image.fromarray(pixels).save(root / image["file_name"])
+    categories = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
+    (root / "labels.json").write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
+    lines: list[str] = []
+    out = tmp_path / "my.py"
+    new_config(root, "detection", out, say=lines.append)
+    config = Config.fromfile(out)
+    assert any("2 x object without width" in line for line in lines), lines
+    assert config.classes == names and config.model.type == "FasterRCNN"
+    assert config.model.test_cfg.rcnn.max_per_img >= 40
+    assert any(line.startswith("val: ok") for line in lines), lines
 
 
 def test_converted_labels_have_all_objects(make: Make) -> None:

@@ -83,6 +83,18 @@ def test_every_parameter_gets_a_gradient_and_folding_changes_nothing(backbone) -
             assert torch.allclose(a, b, rtol=0, atol=1e-5 * float(b.abs().max()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_close(backbone: TimmBackbone, dtype: torch.dtype) -> None:
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = backbone(x)
+        with torch.autocast("cpu", dtype):
+            actual = backbone(x)
+    for a, b in zip(actual, expected, strict=True):
+        error = (a.float() - b).abs().max() / b.abs().max()
+        assert error < (0.02 if dtype is torch.float16 else 0.15)
+
+
 def test_frozen_stages_and_norm_eval_and_the_input_are_as_in_our_backbones(backbone) -> None:
     model = copy.deepcopy(backbone)
     model.frozen_stages, model.norm_eval = 1, True
