@@ -21,6 +21,7 @@ from care_mm.export.target import Target
 from care_mm.export.two_stage import TwoStageDetector
 from care_mm.models.backbone import CARETransformer
 from care_mm.models.fold import switch_to_deploy
+from care_mm.models.staged import StagedBackbone
 from care_mm.tasks import Task
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -62,6 +63,9 @@ def _torch(model: nn.Module, example: Tensor, setting: Setting) -> tuple[nn.Modu
 
 def _baseline(model: nn.Module, example: Tensor, setting: Setting) -> Run:
     """Run the model as the authors do: unfolded, NCHW, eager, fp32."""
+    for module in model.modules():
+        if isinstance(module, StagedBackbone):
+            module.channels_last_on_cpu = False
     return _eager(model, example, replace(setting, dtype="fp32", channels_last=False))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -299,6 +300,7 @@ def _draw_points(
     axes.grid(alpha=0.3, which="both")
     axes.legend(loc="lower right")
     _make_room_for_labels(axes)
+    _spread_labels(axes)
 
 
 def _make_room_for_labels(axes: Axes) -> None:
@@ -312,3 +314,26 @@ def _make_room_for_labels(axes: Axes) -> None:
         # The point moves to the left as the axis gets longer; the label keeps its width.
         right = max(right, left + (math.log(text.xy[0]) - left) * width / (width - room))
     axes.set_xlim(right=math.exp(right))
+
+
+def _spread_labels(axes: Axes) -> None:
+    """Move each label next to its point to the first place where it covers nothing, if any."""
+    from matplotlib.transforms import Bbox
+
+    axes.figure.draw_without_rendering()
+    radius = 4  # points
+    scale = axes.figure.dpi / 72
+    centres = [axes.transData.transform(text.xy) for text in axes.texts]
+    taken = [Bbox.from_extents(*(c - radius * scale), *(c + radius * scale)) for c in centres]
+    for text in axes.texts:
+        usual = text.xyann
+        for x, y in itertools.product((usual[0], -usual[0]), (usual[1], 4, -20, 15)):
+            text.xyann = (x, y)
+            text.set_horizontalalignment("left" if x > 0 else "right")
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+        else:
+            text.xyann = usual
+            text.set_horizontalalignment("left")
+        taken.append(text.get_window_extent())

@@ -1,4 +1,4 @@
-"""The memory layout in which a CPU trains fastest: channels_last, with the same numbers.
+"""The memory layout in which a CPU is fastest: channels_last, with the same numbers.
 
 torch's convolutions on the CPU (oneDNN) reorder their tensors unless channels come last. In NCHW
 and with one thread, torch even computes 1x1 convolutions of small batches without oneDNN.

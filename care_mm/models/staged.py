@@ -112,12 +112,15 @@ class StagedBackbone(BaseModule):
         out_channels: Channels of each returned map.
         out_strides: Stride of each returned map.
         min_size: Smallest side of an input in pixels.
+        channels_last_on_cpu: Compute in channels_last layout where that is faster, see
+            :mod:`care_mm.models.layout`. The outputs have the layout of the input.
 
     Raises:
         ValueError: ``out_indices`` or ``frozen_stages`` do not fit the number of stages.
     """
 
     __jit_unused_properties__ = ("fresh_keys", "is_init")
+    channels_last_on_cpu = True
 
     def __init__(
         self,
@@ -207,7 +210,7 @@ class StagedBackbone(BaseModule):
         to_nchw = False
         if isinstance(x, Tensor):  # torch.fx traces with proxies, which have no sizes to compare
             self.check_input(x)
-            if self.training and prefers_channels_last(x):
+            if self.channels_last_on_cpu and prefers_channels_last(x):
                 # mmcv's operators, such as RoIAlign, read any map as NCHW
                 to_nchw = x.is_contiguous()
                 x = x.contiguous(memory_format=torch.channels_last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,16 @@ def test_labels_of_the_plot_are_inside_its_frame(tmp_path: Path, slowest: str) -
         extent = label.get_window_extent()
         assert axes.bbox.x0 < extent.x0 and extent.x1 < axes.bbox.x1, label.get_text()
         assert axes.bbox.y0 < extent.y0 and extent.y1 < axes.bbox.y1, label.get_text()
+
+
+def test_labels_of_models_with_similar_figures_do_not_overlap() -> None:
+    close = {"repvit_m1_0": 0.020, "care_s1": 0.0202, "repvit_m0_9": 0.0199, "care_s0": 0.0205}
+    results = [result(name, (seconds,)) for name, seconds in close.items()]
+    figure = tables.plot(tables.summary(results, [result("gemm")]), "title")
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].texts]
+    assert len(boxes) == len(close)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_models_without_a_published_accuracy_get_bars(tmp_path: Path) -> None:

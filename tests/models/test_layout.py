@@ -1,4 +1,4 @@
-"""Training on the CPU uses channels_last layout: the same numbers, and NCHW maps for heads."""
+"""Backbones on the CPU use channels_last layout: the same numbers, and NCHW maps for heads."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ def outputs_and_gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
     ]
 
 
-def test_every_convolution_and_norm_trains_in_channels_last() -> None:
-    model = backbone()
+@pytest.mark.parametrize("training", [True, False])
+def test_every_convolution_and_norm_computes_in_channels_last(training: bool) -> None:
+    model = backbone().train(training)
     layouts = {}
 
     def note(name: str):
@@ -68,9 +69,10 @@ def test_channels_last_input_returns_channels_last_maps() -> None:
     assert all(out.is_contiguous(memory_format=CHANNELS_LAST) for out in backbone()(x))
 
 
-@pytest.mark.parametrize("change", ["eval", "double"])
-def test_evaluation_and_float64_keep_the_layout_of_the_input(change: str) -> None:
-    model = backbone().eval() if change == "eval" else backbone().double()
+@pytest.mark.parametrize("change", ["switched off", "double"])
+def test_other_settings_keep_the_layout_of_the_input(change: str) -> None:
+    model = backbone().double() if change == "double" else backbone()
+    model.channels_last_on_cpu = change == "double"
     layouts = []
     model.stem.register_forward_pre_hook(lambda _, args: layouts.append(args[0].is_contiguous()))
     model(torch.rand(2, 3, 64, 96, dtype=next(model.parameters()).dtype))

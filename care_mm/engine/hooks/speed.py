@@ -39,7 +39,7 @@ class FastBackboneHook(Hook):
 
     Args:
         channels_last: Use NHWC memory for the backbone's weights and input. It is faster on GPUs
-            with AMP; ``tools/benchmark.py --train`` measures it. On a CPU our backbones train in
+            with AMP; ``tools/benchmark.py --train`` measures it. On a CPU our backbones compute in
             this layout without the hook, see :mod:`care_mm.models.layout`.
         compile: Apply ``torch.compile`` to the backbone. Each new input size compiles again until
             torch makes it dynamic, so training at many sizes starts slowly.
