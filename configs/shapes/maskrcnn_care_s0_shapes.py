@@ -9,8 +9,8 @@ model = dict(
     roi_head=dict(
         bbox_head=dict(num_classes=num_classes), mask_head=dict(num_classes=num_classes)))
 
-max_epochs = 8
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=4)
+max_epochs = 7
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),
     dict(
