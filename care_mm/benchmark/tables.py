@@ -293,6 +293,7 @@ def _draw_points(
             textcoords="offset points",
             fontsize=8,
             weight="bold" if ours else "normal",
+            arrowprops=dict(arrowstyle="-", color="0.5", linewidth=0.5, shrinkA=0, shrinkB=0),
         )
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
@@ -305,12 +306,14 @@ def _draw_points(
 
 def _make_room_for_labels(axes: Axes) -> None:
     """Extend the x axis to the right, so that every label ends inside the frame."""
+    from matplotlib.text import Text
+
     axes.figure.draw_without_rendering()
     left, right = map(math.log, axes.get_xlim())
     width = axes.bbox.width
     for text in axes.texts:
         point, _ = axes.transData.transform(text.xy)
-        room = text.get_window_extent().x1 - point + 6  # pixels
+        room = Text.get_window_extent(text).x1 - point + 6  # pixels; without the line
         # The point moves to the left as the axis gets longer; the label keeps its width.
         right = max(right, left + (math.log(text.xy[0]) - left) * width / (width - room))
     axes.set_xlim(right=math.exp(right))
@@ -318,6 +321,7 @@ def _make_room_for_labels(axes: Axes) -> None:
 
 def _spread_labels(axes: Axes) -> None:
     """Move each label next to its point to the first place where it covers nothing, if any."""
+    from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     axes.figure.draw_without_rendering()
@@ -330,10 +334,10 @@ def _spread_labels(axes: Axes) -> None:
         for x, y in itertools.product((usual[0], -usual[0]), (usual[1], 4, -20, 15)):
             text.xyann = (x, y)
             text.set_horizontalalignment("left" if x > 0 else "right")
-            box = text.get_window_extent()
+            box = Text.get_window_extent(text)
             if not any(box.overlaps(other) for other in taken):
                 break
         else:
             text.xyann = usual
             text.set_horizontalalignment("left")
-        taken.append(text.get_window_extent())
+        taken.append(Text.get_window_extent(text))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from benchmark.conftest import result
+from matplotlib.text import Text
 
 from care_mm.benchmark import tables
 
@@ -86,7 +87,7 @@ def test_labels_of_models_with_similar_figures_do_not_overlap() -> None:
     results = [result(name, (seconds,)) for name, seconds in close.items()]
     figure = tables.plot(tables.summary(results, [result("gemm")]), "title")
     figure.draw_without_rendering()
-    boxes = [label.get_window_extent() for label in figure.axes[0].texts]
+    boxes = [Text.get_window_extent(label) for label in figure.axes[0].texts]
     assert len(boxes) == len(close)
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
