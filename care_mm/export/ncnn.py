@@ -6,12 +6,14 @@ import json
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from care_mm.errors import InputError, one_line
 from care_mm.export.graphs import INPUT, read_metadata
@@ -140,7 +142,12 @@ def _converted(part: Part, weights: Path, half: bool) -> list[list[str]]:
 
     with tempfile.TemporaryDirectory() as folder:
         traced, text = Path(folder, "traced.pt"), Path(folder, "net.param")
-        torch.jit.trace(part.module, part.example, check_trace=False).save(str(traced))
+        try:
+            with _computed_once(part.module):
+                torch.jit.trace(part.module, part.example, check_trace=False).save(str(traced))
+        except RuntimeError as error:  # such as a function with a backward pass in Python
+            reason = one_line(error, 300)
+            raise InputError(f"--format ncnn: this model cannot be traced ({reason})") from error
         shape = ",".join(map(str, part.example.shape))
         # Further files land in pnnx's working folder.
         outputs = (f"ncnnparam={text}", f"ncnnbin={weights.resolve()}")
@@ -150,6 +157,35 @@ def _converted(part: Part, weights: Path, half: bool) -> list[list[str]]:
             reason = one_line(process.stderr, 300) or f"exit status {process.returncode}"
             raise InputError(f"--format ncnn: pnnx cannot convert this model ({reason})")
         return [line.split() for line in text.read_text().splitlines()[2:]]
+
+
+@contextmanager
+def _computed_once(network: nn.Module) -> Iterator[None]:
+    """Let modules with several names return the same output when they get the same input again.
+
+    pnnx cannot convert weights that have several names. In mmdet's RTMDet-Ins, the branches of
+    classes and boxes are the same convolutions of the same map.
+    """
+    uses = Counter(module for _, module in network.named_modules(remove_duplicate=False))
+    shared = [module for module, number in uses.items() if number > 1]
+    for module in shared:
+        module.forward = _remembering(module.forward)
+    try:
+        yield
+    finally:
+        for module in shared:
+            del module.forward
+
+
+def _remembering(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    last: list[Tensor] = []
+
+    def call(x: Tensor) -> Tensor:
+        if not last or last[0] is not x:
+            last[:] = x, forward(x)
+        return last[1]
+
+    return call
 
 
 def _blobs(layer: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -79,6 +79,30 @@ def test_attention_computes_in_float32_on_every_cpu(exported: MakeFile) -> None:
     assert not any(kind.startswith("Convolution") for kind in kinds)
 
 
+class Twins(nn.Module):
+    """Two branches that are the same layers of the same input, as in mmdet's RTMDet-Ins."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+        self.branches = nn.ModuleList([first, first])
+        self.ends = nn.ModuleList(nn.Conv2d(8, 4, 1) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(end(branch(x)) for branch, end in zip(self.branches, self.ends, strict=True))
+
+
+def test_layers_with_two_names_are_computed_once(tmp_path: Path) -> None:
+    model, images = Twins().eval().requires_grad_(False), torch.rand(1, 3, 64, 96)
+    TARGETS["ncnn"].write(graph_of_module(model, images), tmp_path / "x.param", shape=(64, 96))
+    kinds = [layer[0] for layer in layers_of(tmp_path / "x.param")]
+    assert kinds.count("Convolution") == 3
+    outputs = TARGETS["ncnn"].open(tmp_path / "x.param").run(images.numpy())
+    for actual, expected in zip(outputs, model(images), strict=True):
+        torch.testing.assert_close(torch.from_numpy(actual), expected, rtol=1e-4, atol=1e-5)
+    assert "forward" not in vars(model.branches[0]), "the patch is left behind"
+
+
 def test_the_networks_of_a_two_stage_detector_are_refused(
     job: MakeJob, tmp_path: Path, capsys
 ) -> None:

@@ -102,8 +102,8 @@ def test_a_complete_file_has_the_detections_of_mmdet(
     ("family", "suffix"),
     [
         *((family, ".pte") for family in ("RetinaNet", "RTMDet")),
-        *((family, ".param") for family in ("RTMDet", "RTMDet-Ins", "SSD")),
-        *((family, ".tflite") for family in ("RTMDet", "RTMDet-Ins")),
+        *((family, ".param") for family in ("RTMDet", "SSD")),
+        ("RTMDet", ".tflite"),
     ],
 )
 def test_device_runtimes_have_raw_maps_that_the_package_decodes(
@@ -117,6 +117,13 @@ def test_device_runtimes_have_raw_maps_that_the_package_decodes(
     assert program.about["outputs"] == detector_of(model).map_names
     image = verify.drawn_images(SHAPE, program.about)[:1]
     assert_equal(predicted(model, image), predicted(stands_in(path, family), image))
+
+
+def test_objectness_of_rtmdet_ins_is_refused_for_ncnn(tmp_path: Path) -> None:
+    require_for(tmp_path / "x.param")
+    with pytest.raises(InputError, match="cannot be traced"):
+        export(made("RTMDet-Ins")[1], tmp_path / "x.param", shape=SHAPE)
+    assert not list(tmp_path.iterdir())
 
 
 def test_raw_maps_in_half_precision_are_decoded_in_single(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     return Job(folder / "job.py", folder / "job.pth", image)
 
 
-@pytest.mark.parametrize("name", ["whole.onnx", "maps.onnx", "maps.param", "maps.tflite"])
+@pytest.mark.parametrize("name", ["whole.onnx", "maps.onnx", "maps.tflite"])
 def test_the_commands_accept_a_file(job: Job, name: str, tmp_path: Path) -> None:
     file = tmp_path / name
     what = ("--what", "raw-maps") if name == "maps.onnx" else ()
