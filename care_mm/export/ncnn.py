@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import tempfile
@@ -143,7 +144,7 @@ def _converted(part: Part, weights: Path, half: bool) -> list[list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         traced, text = Path(folder, "traced.pt"), Path(folder, "net.param")
         try:
-            with _computed_once(part.module):
+            with _apart(part.module):
                 torch.jit.trace(part.module, part.example, check_trace=False).save(str(traced))
         except RuntimeError as error:  # such as a function with a backward pass in Python
             reason = one_line(error, 300)
@@ -160,25 +161,42 @@ def _converted(part: Part, weights: Path, half: bool) -> list[list[str]]:
 
 
 @contextmanager
-def _computed_once(network: nn.Module) -> Iterator[None]:
-    """Let modules with several names return the same output when they get the same input again.
+def _apart(network: nn.Module) -> Iterator[None]:
+    """Let every module have one name, and compute once for the same input.
 
     pnnx cannot convert weights that have several names. In mmdet's RTMDet-Ins, the branches of
-    classes and boxes are the same convolutions of the same map.
+    classes and boxes are the same layers of the same map. Further names get a copy for a while,
+    which returns what the module itself has computed.
     """
-    uses = Counter(module for _, module in network.named_modules(remove_duplicate=False))
-    shared = [module for module, number in uses.items() if number > 1]
-    for module in shared:
-        module.forward = _remembering(module.forward)
+    seen: set[nn.Module] = set()
+    copied: list[tuple[nn.Module, str, nn.Module]] = []
+    prefixes: tuple[str, ...] = ()
+    for name, module in list(network.named_modules(remove_duplicate=False)):
+        if module in seen and not name.startswith(prefixes):
+            parent, _, child = name.rpartition(".")
+            copied.append((network.get_submodule(parent), child, module))
+            prefixes += (f"{name}.",)
+        seen.add(module)
+    patched: list[nn.Module] = []
+    for parent, child, module in copied:
+        twin = copy.deepcopy(module)
+        parent._modules[child] = twin
+        for part, part_of_twin in zip(module.modules(), twin.modules(), strict=True):
+            last: list[Tensor] = []
+            part_of_twin.forward = _remembering(part_of_twin.forward, last)
+            part.forward = _remembering(part.forward, last)
+            patched.append(part)
     try:
         yield
     finally:
-        for module in shared:
-            del module.forward
+        for part in patched:
+            vars(part).pop("forward", None)
+        for parent, child, module in copied:
+            parent._modules[child] = module
 
 
-def _remembering(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    last: list[Tensor] = []
+def _remembering(forward: Callable[[Tensor], Tensor], last: list[Tensor]) -> Callable:
+    """Return a function that takes the output from ``last`` if its input is the one there."""
 
     def call(x: Tensor) -> Tensor:
         if not last or last[0] is not x:
