@@ -7,8 +7,7 @@ import json
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,8 +143,8 @@ def _converted(part: Part, weights: Path, half: bool) -> list[list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         traced, text = Path(folder, "traced.pt"), Path(folder, "net.param")
         try:
-            with _apart(part.module):
-                torch.jit.trace(part.module, part.example, check_trace=False).save(str(traced))
+            network = _apart(part.module)
+            torch.jit.trace(network, part.example, check_trace=False).save(str(traced))
         except RuntimeError as error:  # such as a function with a backward pass in Python
             reason = one_line(error, 300)
             raise InputError(f"--format ncnn: this model cannot be traced ({reason})") from error
@@ -160,39 +159,28 @@ def _converted(part: Part, weights: Path, half: bool) -> list[list[str]]:
         return [line.split() for line in text.read_text().splitlines()[2:]]
 
 
-@contextmanager
-def _apart(network: nn.Module) -> Iterator[None]:
-    """Let every module have one name, and compute once for the same input.
+def _apart(network: nn.Module) -> nn.Module:
+    """Return a copy in which every module has one name, and computes once for the same input.
 
     pnnx cannot convert weights that have several names. In mmdet's RTMDet-Ins, the branches of
-    classes and boxes are the same layers of the same map. Further names get a copy for a while,
-    which returns what the module itself has computed.
+    classes and boxes are the same layers of the same map. Each further name gets a twin, which
+    returns what the module itself has computed.
     """
+    network = copy.deepcopy(network)
     seen: set[nn.Module] = set()
-    copied: list[tuple[nn.Module, str, nn.Module]] = []
-    prefixes: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()  # prefixes of the names within twins
     for name, module in list(network.named_modules(remove_duplicate=False)):
-        if module in seen and not name.startswith(prefixes):
+        if module in seen and not name.startswith(replaced):
+            twin = copy.deepcopy(module)
+            for one, other in zip(module.modules(), twin.modules(), strict=True):
+                last: list[Tensor] = []
+                one.forward = _remembering(one.forward, last)
+                other.forward = _remembering(other.forward, last)
             parent, _, child = name.rpartition(".")
-            copied.append((network.get_submodule(parent), child, module))
-            prefixes += (f"{name}.",)
+            setattr(network.get_submodule(parent), child, twin)
+            replaced += (f"{name}.",)
         seen.add(module)
-    patched: list[nn.Module] = []
-    for parent, child, module in copied:
-        twin = copy.deepcopy(module)
-        parent._modules[child] = twin
-        for part, part_of_twin in zip(module.modules(), twin.modules(), strict=True):
-            last: list[Tensor] = []
-            part_of_twin.forward = _remembering(part_of_twin.forward, last)
-            part.forward = _remembering(part.forward, last)
-            patched.append(part)
-    try:
-        yield
-    finally:
-        for part in patched:
-            vars(part).pop("forward", None)
-        for parent, child, module in copied:
-            parent._modules[child] = module
+    return network
 
 
 def _remembering(forward: Callable[[Tensor], Tensor], last: list[Tensor]) -> Callable:

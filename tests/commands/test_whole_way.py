@@ -18,10 +18,10 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from pages import Page
+from runtimes import require
 from scripts import forget
 
 from care_mm.config import find, load_config
-from care_mm.errors import InputError
 from care_mm.export.runtimes import TARGETS
 
 CONFIGS = {
@@ -222,10 +222,7 @@ def test_a_trained_classifier_converts_to_the_authors_names_and_back(
 def test_an_exported_file_goes_through_every_command(
     task: str, target: object, way: Callable[[str], Way], capsys: pytest.CaptureFixture
 ) -> None:
-    try:
-        target.require()
-    except InputError as error:
-        pytest.skip(str(error))
+    require(target)
     user = way(task)
     file = f"model{target.suffix}"
     size = ("--shape", *SHAPE) if target.fixed_shape else ()
