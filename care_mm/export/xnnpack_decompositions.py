@@ -1,9 +1,9 @@
 """Operators that XNNPACK does not run, written with operators that it does, exactly.
 
 Every operator that stays outside of XNNPACK splits the graph in two and moves tensors between the
-runtimes. ExecuTorch's partitioner accepts slices but no splits, products of three dimensions, and
-means over both dimensions of maps. Each function has the arguments of the operator it replaces, and
-returns ``NotImplemented`` where it does not apply.
+runtimes. ExecuTorch's partitioner accepts slices but no splits, products of three dimensions, means
+over both dimensions of maps, and bilinear resizes but no nearest-neighbour ones. Each function has
+the arguments of the operator it replaces, and returns ``NotImplemented`` where it does not apply.
 """
 
 from __future__ import annotations
@@ -56,6 +56,19 @@ def _sum(
     return total.reshape(*x.shape[:-1], 1) if keepdim else total.reshape(x.shape[:-1])
 
 
+def _upsample_nearest(
+    x: Tensor, size: Sequence[int] | None, factors: Sequence[float] | None
+) -> Tensor:
+    """Repeat every pixel, by linear interpolation of maps with one pixel."""
+    b, c, h, w = x.shape
+    height, width = size or [int(side * f) for side, f in zip((h, w), factors, strict=True)]
+    if height % h or width % w:
+        return NotImplemented
+    repeats = (height // h, width // w)
+    pixels = torch.nn.functional.interpolate(x.reshape(1, -1, 1, 1), repeats, mode="bilinear")
+    return pixels.reshape(b * c, h, w, *repeats).transpose(2, 3).reshape(b, c, height, width)
+
+
 def _div(x: Tensor, divisor: Any) -> Tensor:
     """Divide by an integer, which would be converted to a float in every call."""
     if not isinstance(divisor, int) or not x.is_floating_point():
@@ -75,6 +88,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     _ATEN.matmul.default: _matmul,
     _ATEN.elu.default: _elu,
     _ATEN.sum.dim_IntList: _sum,
+    _ATEN.upsample_nearest2d.vec: _upsample_nearest,
     _ATEN.div.Tensor: _div,
     _ATEN.to.dtype: _cast,
 }

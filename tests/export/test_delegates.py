@@ -8,6 +8,7 @@ from pathlib import Path
 import golden
 import pytest
 import torch
+from export import one_stage_models
 from export.conftest import MakeJob
 from torch import Tensor, nn
 
@@ -51,6 +52,11 @@ def test_the_classifier_has_two_parts_at_most(job: MakeJob, tmp_path: Path) -> N
     assert parts <= 2  # the layer norm of the head is between them
 
 
+def test_neck_and_head_of_a_light_detector_are_one_part(tmp_path: Path) -> None:
+    _, model = one_stage_models.build("RTMDet-Ins")
+    assert delegates(graph_of(model), tmp_path)[0] == 1
+
+
 class Operators(nn.Module):
     """Every operator with a decomposition, in each case that it covers and one that it does not."""
 
@@ -69,6 +75,9 @@ class Operators(nn.Module):
             x.sum(-1),
             x.sum(3, keepdim=True),
             x.sum((2, 3)),
+            nn.functional.interpolate(x, scale_factor=2),
+            nn.functional.interpolate(x, size=(4, 15)),
+            nn.functional.interpolate(x, size=(6, 5)),
             x / 3,
             x / 0.7,
             x.to(torch.float32),
@@ -81,7 +90,8 @@ def test_decompositions_are_exact() -> None:
     program = torch.export.export(Operators(), (x,), strict=False)
     decomposed = program.run_decompositions(DECOMPOSITIONS)
     left = [str(node.target) for node in decomposed.graph.nodes if node.op == "call_function"]
-    assert left.count("aten.elu.default") == 1 and left.count("aten.sum.dim_IntList") == 1
+    for name in ("elu.default", "sum.dim_IntList", "upsample_nearest2d.vec"):
+        assert left.count(f"aten.{name}") == 1
     assert not any("split" in name or "chunk" in name for name in left)
     for actual, expected in zip(decomposed.module()(x), Operators()(x), strict=True):
         torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
