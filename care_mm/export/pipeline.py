@@ -26,8 +26,9 @@ from care_mm.export.target import Target
 from care_mm.files import PARTIAL, write_bytes
 from care_mm.models.fold import switch_to_deploy
 
-# Sizes to verify files of open size with: not the traced one, and not square.
-_SHAPES = ((224, 320), (192, 160))
+# Sizes to verify files of open size with: not the traced one, not square, and one with sides that
+# no stride divides.
+_SHAPES = ((224, 320), (189, 163))
 NOTHING_DETECTED = (
     "nothing is detected in the drawn images: the raw maps, which are the scores and boxes before "
     "any threshold, were compared instead of detections"

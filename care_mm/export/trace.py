@@ -43,7 +43,7 @@ def trace(
 
     Raises:
         InputError: The size is too small for the model, the graph accepts one image only, or the
-            model cannot be traced.
+            model cannot be traced, such as windows with open sizes.
     """
     if shape is not None and min(shape) < graph.least:
         raise InputError(
@@ -58,11 +58,23 @@ def trace(
             for name, module, argument in _networks(graph.module, example)
         }
     if shape is None:
+        _refuse_windows(graph)
         dynamic = {2: _side("height", graph), 3: _side("width", graph)}
         if graph.batched:
             dynamic[0] = torch.export.Dim("batch", max=_MAX_BATCH)
             example = torch.zeros(_OPEN_BATCH, 3, *_open_shape(graph))
     return {WHOLE: Part(graph.module, example, _export(graph, graph.module, example, dynamic))}
+
+
+def _refuse_windows(graph: Graph) -> None:
+    """Raise InputError for attention in windows: with open sizes, torch.export does not end."""
+    names = {type(module).__name__ for module in graph.module.modules()}
+    windows = sorted(name for name in names if "Window" in name or "Swin" in name)
+    if windows:
+        raise InputError(
+            f"this {graph.task} divides its maps into windows ({', '.join(windows)}), and torch "
+            "exports those for one size only: --shape H W"
+        )
 
 
 def _open_shape(graph: Graph) -> tuple[int, int]:

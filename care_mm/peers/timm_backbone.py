@@ -136,8 +136,9 @@ class TimmBackbone(StagedBackbone):
         )
         outs = [maps[i] for i in self.out_indices]
         if self._multiple > 1:
+            # Not -(-side // stride): ONNX rounds quotients of negative integers towards zero.
             outs = [
-                out[:, :, : -(-height // stride), : -(-width // stride)]
+                out[:, :, : (height + stride - 1) // stride, : (width + stride - 1) // stride]
                 for out, stride in zip(outs, self.out_strides, strict=True)
             ]
         return tuple(outs)

@@ -25,7 +25,7 @@ class _AnySize:
         built = _side(self.attention_biases)
         self.map_size = (rows * built // BUILT, columns * built // BUILT)
         self.resolution = self.map_size
-        self.resolution2 = tuple(-(-side // 2) for side in self.map_size)
+        self.resolution2 = tuple((side + 1) // 2 for side in self.map_size)
         self.N = self.resolution[0] * self.resolution[1]
         self.N2 = self.resolution2[0] * self.resolution2[1]
 

@@ -1,4 +1,7 @@
-"""Files of MLLA, FLatten, SLAB and timm's models in ONNX Runtime and OpenVINO equal torch."""
+"""Files of MLLA, FLatten, SLAB and timm's models in ONNX Runtime and OpenVINO equal torch.
+
+Their inputs have the size of an export, or any size.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from peers.linear_golden import image
 from peers.test_linear_peers import drawn, error
 from torch import nn
 
+from care_mm.errors import InputError
 from care_mm.export.graphs import Graph
 from care_mm.export.onnx import Onnx, OnnxProgram
 from care_mm.export.openvino import shared_core
@@ -55,3 +59,25 @@ def test_exported_files_equal_torch(name: str, tmp_path: Path) -> None:
     for output, reference in expected.items():
         assert error(torch.as_tensor(in_onnxruntime[output]), reference) <= 1e-4
         assert error(torch.as_tensor(in_openvino[output]), reference) <= 1e-4
+
+
+def test_a_file_of_open_size_crops_its_maps_as_torch_does(tmp_path: Path) -> None:
+    model = TimmBackbone("efficientformerv2_s1", out_indices=(0, 1)).eval()
+    graph = Graph(model, "backbone", ("first", "last"))
+    file = tmp_path / "peer.onnx"
+    Onnx().convert(Source(trace(graph, None), graph.outputs, graph.metadata()), file)
+    program = OnnxProgram(file)
+    for size in (SIZE, (65, 97), (160, 96)):
+        x = image(1, 1, 3, *size).float()
+        outputs = program(x)
+        with torch.no_grad():
+            for output, reference in zip(graph.outputs, model(x), strict=True):
+                assert outputs[output].shape == reference.shape
+                assert error(torch.as_tensor(outputs[output]), reference) <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "flatten_swin_t"])
+def test_windows_need_one_size(name: str) -> None:
+    graph = Graph(built(name), "backbone", ("first", "last"))
+    with pytest.raises(InputError, match=r"into windows .*: --shape H W"):
+        trace(graph, None)
