@@ -162,6 +162,13 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def count(text: str) -> int:
+    """Return a positive integer."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: is not a positive integer")
+    return int(text)
+
+
 def _device(name: str) -> str:
     try:
         torch.empty(1, device=name)

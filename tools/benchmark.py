@@ -71,20 +71,20 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--shape",
         nargs=2,
-        type=_count,
+        type=cli.count,
         metavar=("H", "W"),
         help="input in pixels; default: that of the first model's task or file",
     )
-    add("--sizes", nargs="+", type=_count, metavar="S", help="square inputs; prints the growth")
-    add("--num-classes", type=_count, metavar="N", help="classes of the heads of all configs")
-    add("--batch", type=_count, default=1, help="images in a batch; default: 1")
+    add("--sizes", nargs="+", type=cli.count, metavar="S", help="square inputs; prints the growth")
+    add("--num-classes", type=cli.count, metavar="N", help="classes of the heads of all configs")
+    add("--batch", type=cli.count, default=1, help="images in a batch; default: 1")
     add("--backends", nargs="+", choices=BACKENDS, help="default: baseline deploy")
-    add("--threads", nargs="+", type=_count, metavar="T", help="CPU threads; default: cores")
+    add("--threads", nargs="+", type=cli.count, metavar="T", help="CPU threads; default: cores")
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--dtype", choices=[*DTYPES], default="fp32", help="for all backends but baseline")
     add("--channels-last", action="store_true", help="for all torch backends but baseline")
     add("--train", action="store_true", help="forward and backward instead of inference")
-    add("--rounds", type=_count, help="turns of each model; default: 15, for --table paper 3")
+    add("--rounds", type=cli.count, help="turns of each model; default: 15, for --table paper 3")
     add(
         "--files",
         type=Path,
@@ -101,13 +101,6 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f"for --table paper; default: {paper_page.PAGE}",
     )
     return parser.parse_args(argv)
-
-
-def _count(text: str) -> int:
-    """Return a positive integer."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: is not a positive integer")
-    return int(text)
 
 
 def num_cores() -> int:

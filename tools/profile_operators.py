@@ -41,10 +41,15 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar=("H", "W"),
         help="input in pixels; default: that of the model's task or file",
     )
-    add("--num-classes", type=int, metavar="N", help="classes of the heads of a config")
-    add("--batch", type=int, default=1, help="images in a batch; default: 1")
-    add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads; default: cores")
-    add("--runs", type=int, default=10, help="runs to average; default: 10")
+    add("--num-classes", type=cli.count, metavar="N", help="classes of the heads of a config")
+    add("--batch", type=cli.count, default=1, help="images in a batch; default: 1")
+    add(
+        "--threads",
+        type=cli.count,
+        default=torch.get_num_threads(),
+        help="CPU threads; default: cores",
+    )
+    add("--runs", type=cli.count, default=10, help="runs to average; default: 10")
     return parser.parse_args(argv)
 
 

@@ -8,7 +8,7 @@ model = dict(
     data_preprocessor=_base_.model.data_preprocessor,
     loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'))
 
-max_epochs = 8
+max_epochs = 10
 train_cfg = dict(max_epochs=max_epochs)
 param_scheduler = _base_.param_scheduler
 param_scheduler[1]['end'] = max_epochs

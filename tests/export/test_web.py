@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import http.server
 import json
 import shutil
-import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from PIL import Image
 
+from care_mm.benchmark.browser import BROWSERS, TIMEOUT, chromium, measure_page, served
 from care_mm.config import load_config
 from care_mm.datasets.shapes.objects import OBJECTS
 from care_mm.errors import InputError
@@ -35,17 +35,10 @@ from care_mm.export.web.preparation import FILTERS, preparation_of
 from care_mm.predict import predictor as prediction
 from care_mm.predict.predictor import Predictor
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 # The browser resizes by the pipeline's rule, and rounds some pixels to the other neighbour.
 LIMITS = dataclasses.replace(compare.LIMITS["fp32"], iou=0.95, score_error=0.01)
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# Without the GPU, so that the backend is the same everywhere.
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--use-fake-device-for-media-stream",
-    "--use-fake-ui-for-media-stream",
-)
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +51,10 @@ def runtime_files() -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
+    if not any(map(shutil.which, BROWSERS)):
         pytest.skip("no Chromium on this machine")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=FLAGS, timeout=120_000)
+    with chromium(*CAMERA) as browser:
         yield browser
-        browser.close()
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -84,32 +74,22 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def opened(browser: Any) -> Iterator[Callable[[Path], Any]]:
     """``opened(folder)`` -> the page on a phone; it must not load anything of another server."""
-    servers, pages = [], []
-
-    def serve(folder: Path, script: str = "") -> Any:
-        handler = functools.partial(Handler, directory=str(folder))
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        page = browser.new_page(viewport={"width": 390, "height": 844})
-        page.set_default_timeout(120_000)  # ms, for busy machines
-        page.add_init_script(script)
-        pages.append(page)
-        address = f"http://127.0.0.1:{server.server_port}/"
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(address)
-        return page
-
     asked: list[str] = []
-    yield serve
-    for page, server in zip(pages, servers, strict=True):
-        assert all(
-            url.startswith((f"http://127.0.0.1:{server.server_port}/", "blob:", "data:"))
-            for url in asked
-        ), asked
-        page.close()
-        server.shutdown()
-        server.server_close()
+    with ExitStack() as stack:
+
+        def serve(folder: Path, script: str = "") -> Any:
+            addresses.append(stack.enter_context(served(folder, Handler)))
+            page = browser.new_page(viewport={"width": 390, "height": 844})
+            stack.callback(page.close)
+            page.set_default_timeout(TIMEOUT)
+            page.add_init_script(script)
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto(addresses[-1])
+            return page
+
+        addresses: list[str] = []
+        yield serve
+        assert all(url.startswith((*addresses, "blob:", "data:")) for url in asked), asked
 
 
 def predicted(page: Any, image: Path) -> dict[str, Any]:
@@ -176,6 +156,20 @@ def test_the_command_writes_a_page_that_classifies_like_the_predictor(
     assert best.split("\n")[0] == OBJECTS[int(expected.argmax())]
     assert "ms per image" in page.inner_text("#status")
     assert "WebAssembly, 1 thread" in page.inner_text("#status")
+
+
+def test_the_benchmark_of_a_page_measures_the_browser_next_to_onnxruntime(
+    job: MakeJob, exported: MakeFile, tmp_path: Path, browser, runtime_files
+) -> None:
+    site_of(
+        job("classifier")[0], exported("classifier", "c.onnx"), tmp_path / "site", runtime_files
+    )
+    times = measure_page(browser, tmp_path / "site", rounds=2)
+    assert times.size == (64, 64) and times.label == "WebAssembly, 1 thread"
+    for page, model, native in zip(times.page, times.browser, times.native, strict=True):
+        assert page >= model > 0 and native > 0
+    with pytest.raises(InputError, match="not a folder of --format web"):
+        measure_page(browser, tmp_path, rounds=2)
 
 
 def with_labels(file: Path, out: Path) -> Path:

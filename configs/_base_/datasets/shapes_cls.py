@@ -4,8 +4,8 @@ size = 64  # the drawings have 96 pixels
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='RandomResizedCrop', scale=size, crop_ratio_range=(0.4, 1.0)),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='RandomResizedCrop', scale=size, crop_ratio_range=(0.6, 1.0)),
+    dict(type='RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
     dict(type='PackInputs')
 ]
 test_pipeline = [

@@ -13,7 +13,7 @@ train_pipeline = [
     # One scale only: textures at their original size are easier to learn in few steps.
     dict(type='Resize', scale=(192, 192), keep_ratio=True),
     dict(type='RandomCrop', crop_size=crop_size),
-    dict(type='RandomFlip', prob=0.5),
+    dict(type='RandomFlip', prob=[0.25, 0.25], direction=['horizontal', 'vertical']),
     dict(type='PackSegInputs')
 ]
 test_pipeline = [

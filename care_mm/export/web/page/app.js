@@ -49,7 +49,7 @@ async function predict(bitmap, name) {
   const predictions = predictionsOf(outputs, input, view, about);
   const ms = { total: performance.now() - begin, model: done - ran };
   state.last?.bitmap.close();
-  state.last = { name, ...predictions, view, ms, backend: model.backend, bitmap };
+  state.last = { name, input, ...predictions, view, ms, backend: model.backend, bitmap };
   show();
 }
 
