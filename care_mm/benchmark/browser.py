@@ -26,15 +26,15 @@ TIMEOUT = 120_000  # ms, for busy machines
 WARM_UP = 2  # runs
 
 
-class _Handler(http.server.SimpleHTTPRequestHandler):
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """A static server without messages."""
+
     def log_message(self, *args: object) -> None:
         """Print nothing."""
 
 
 @contextmanager
-def served(
-    folder: Path, handler: type[http.server.SimpleHTTPRequestHandler] = _Handler
-) -> Iterator[str]:
+def served(folder: Path, handler: type[Handler] = Handler) -> Iterator[str]:
     """Serve a folder to this machine, and yield its address."""
     handle = functools.partial(handler, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handle) as server:
@@ -108,8 +108,8 @@ def measure_page(browser: Any, folder: Path, rounds: int) -> PageTimes:
         page.set_default_timeout(TIMEOUT)
         page.goto(address)
         page.wait_for_selector("#example:enabled, #message:visible")
+        _refuse_message(page, folder)
         for _ in range(WARM_UP + rounds):
-            _refuse_message(page, folder)
             page.evaluate("careMM.last = null")
             page.click("#example")
             page.wait_for_function("careMM.last || !document.getElementById('message').hidden")

@@ -43,7 +43,7 @@ def trace(
 
     Raises:
         InputError: The size is too small for the model, the graph accepts one image only, or the
-            model cannot be traced, such as windows with open sizes.
+            model cannot be traced, or it has windows and the size is open.
     """
     if shape is not None and min(shape) < graph.least:
         raise InputError(
@@ -67,7 +67,11 @@ def trace(
 
 
 def _refuse_windows(graph: Graph) -> None:
-    """Raise InputError for attention in windows: with open sizes, torch.export does not end."""
+    """Raise InputError for attention in windows.
+
+    For open sizes, torch.export takes more than five minutes for timm's Swin, FLatten-Swin and
+    SLAB-Swin, and fails for mmdet's Swin.
+    """
     names = {type(module).__name__ for module in graph.module.modules()}
     windows = sorted(name for name in names if "Window" in name or "Swin" in name)
     if windows:

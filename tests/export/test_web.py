@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import http.server
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from PIL import Image
 
-from care_mm.benchmark.browser import BROWSERS, TIMEOUT, chromium, measure_page, served
+from care_mm.benchmark.browser import BROWSERS, TIMEOUT, Handler, chromium, measure_page, served
 from care_mm.config import load_config
 from care_mm.datasets.shapes.objects import OBJECTS
 from care_mm.errors import InputError
@@ -57,18 +56,15 @@ def browser() -> Iterator[Any]:
         yield browser
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
+class OldHandler(Handler):
     """A static server as old ones are: without a type for ``.mjs``."""
 
     extensions_map = {  # noqa: RUF012
-        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        **Handler.extensions_map,
         ".js": "text/javascript",
         ".mjs": "application/octet-stream",
         ".wasm": "application/wasm",
     }
-
-    def log_message(self, *args: object) -> None:
-        pass
 
 
 @pytest.fixture
@@ -78,7 +74,7 @@ def opened(browser: Any) -> Iterator[Callable[[Path], Any]]:
     with ExitStack() as stack:
 
         def serve(folder: Path, script: str = "") -> Any:
-            addresses.append(stack.enter_context(served(folder, Handler)))
+            addresses.append(stack.enter_context(served(folder, OldHandler)))
             page = browser.new_page(viewport={"width": 390, "height": 844})
             stack.callback(page.close)
             page.set_default_timeout(TIMEOUT)
