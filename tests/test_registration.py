@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tool
 
 CLASSIFIER = """
 model = dict(
@@ -70,6 +71,20 @@ print([name for registry in names for name in names[registry] if name not in reg
 """
     process = python(code, tmp_path)
     assert process.stdout == "[]\n[]\n", process.stderr
+
+
+def test_commands_start_without_the_mm_packages(tmp_path: Path) -> None:
+    code = f"""
+import importlib.util, pathlib, sys
+
+sys.path.insert(0, {str(tool.TOOLS.parent)!r})
+for file in pathlib.Path({str(tool.TOOLS)!r}).glob("*.py"):
+    spec = importlib.util.spec_from_file_location("tools_" + file.stem, file)
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    print(*(file.stem for name in ("mmdet", "mmseg", "mmpretrain") if name in sys.modules), end="")
+"""
+    process = python(code, tmp_path)
+    assert (process.stdout, process.stderr) == ("", "")
 
 
 def test_import_paths_of_earlier_versions_still_work(tmp_path: Path) -> None:

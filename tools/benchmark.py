@@ -156,7 +156,7 @@ def measure_paper(args: argparse.Namespace) -> None:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in wrong)
         raise InputError(f"--table {PAPER}: its conditions are fixed, so it has no {options}")
     names = args.models or [*paper.MODELS]
-    backends = args.backends or [*paper.BACKENDS]
+    backends = args.backends or paper.installed_runtimes()
     threads = args.threads or [1]
     paper.check(names)
     check(argparse.Namespace(**{**vars(args), "models": names, "out": None, "threads": threads}))
@@ -172,8 +172,9 @@ def measure_paper(args: argparse.Namespace) -> None:
     host = machine("cpu")
     for rows in paper.measure_rows(names, settings, rounds, args.files, out, host):
         paper_page.write(rows, settings, host, " ".join(command), page)
-    print(cli.text_table(paper_page.table(rows, settings), args.markdown))
-    print(f"\nwritten: {page}, {out}")
+    for title, table in paper_page.tables(rows, settings).items():
+        print(f"{title}\n{cli.text_table(table, args.markdown)}\n")
+    print(f"written: {page}, {out}")
 
 
 def shapes_of(args: argparse.Namespace) -> list[tuple[int, int]]:

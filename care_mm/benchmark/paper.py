@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from care_mm.benchmark.backends import Setting
+from care_mm.benchmark.backends import RUNTIMES, Setting
 from care_mm.benchmark.measure import Result, measure
 from care_mm.benchmark.models import PUBLISHED_TOP1, build
 from care_mm.benchmark.worker import Job
@@ -25,7 +26,6 @@ from care_mm.peers.systems import split
 
 CLASSIFIER, PYRAMID = (224, 224), (512, 512)
 REFERENCE = "care_s1"
-BACKENDS = ("onnxruntime", "openvino")
 # The sizes next to CARE's. The larger ones (mlla:s, mlla:b, flatten-swin:s, ...) can be added by
 # --models.
 MODELS = (
@@ -56,6 +56,16 @@ def check(names: Sequence[str]) -> None:
     for name in names:
         if name.removeprefix("care_") not in ARCHS or not name.startswith("care_"):
             split(name)
+
+
+def installed_runtimes() -> list[str]:
+    """Return the backends that run exported files and whose packages are installed."""
+    names = []
+    for name, runtime in RUNTIMES.items():
+        with suppress(InputError):
+            runtime.target.require()
+            names.append(name)
+    return names
 
 
 def published_top1(name: str) -> float | None:

@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE = Path("docs/paper_table.md")
-TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+TITLES = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "litert": "LiteRT",
+    "executorch": "ExecuTorch",
+}
+CLASSIFIER, PYRAMID = "Classifier, 224 x 224", "Feature pyramid, 512 x 512"
 SYSTEMS = {
     "mlla": "MLLA",
     "flatten-pvt": "FLatten-PVT",
@@ -37,11 +43,11 @@ COUNTS = """\
 - Top-1 on ImageNet-1K is published, not measured.
 """
 TIMES = """\
-- A latency is the shortest of all runs. The first ones are of the classifier at 224 x 224.
-- "/ CARE-S1" is the latency over that of CARE-S1. Both run in turns, and the ratio is the median
-  over the turns, so it may differ a little from the ratio of the columns.
-- The pyramid consists of the maps of strides 4 to 32 for an image of 512 x 512.
-- Peak memory is that of the process while it computes the pyramid, in the runtime that needs less.
+- A latency is the shortest of all runs, in ms.
+- The number in brackets is the latency of the classifier over that of CARE-S1. Both run in turns,
+  and the ratio is the median over the turns, so it may differ a little from that of the column.
+- The pyramid consists of the maps of strides 4 to 32.
+- Peak memory is that of the process while it computes the pyramid, in the runtime that needs least.
   Every process has the same libraries, which are part of it."""
 # Start of a model's name -> where its published and measured figures disagree.
 FOOTNOTES = {
@@ -60,28 +66,39 @@ FOOTNOTES = {
 }
 
 
-def table(rows: Sequence[Row], settings: Sequence[Setting]) -> list[list[str]]:
-    """Return the table, heading first; a figure that was not measured is an empty cell."""
-    names = [_title(setting, settings) for setting in settings]
+def tables(rows: Sequence[Row], settings: Sequence[Setting]) -> dict[str, list[list[str]]]:
+    """Return the tables by title, headings first; a cell is empty if nothing was measured."""
+    titles = [_title(setting, settings) for setting in settings]
     marks = {start: f"<sup>{i}</sup>" for i, start in enumerate(_used_footnotes(rows), 1)}
-    heading = ["model", "parameters, M", "GMACs", "top-1, published"]
-    heading += [f"{name}, ms" for name in names]
-    heading += [f"{name}, / CARE-S1" for name in names]
-    heading += [f"pyramid, {name}, ms" for name in names]
-    lines = [[*heading, "peak memory, MiB"]]
+    counts = [["model", "parameters, M", "GMACs", "top-1, published", "peak memory, MiB"]]
+    classifiers, pyramids = [["model", *titles]], [["model", *titles]]
     for row in rows:
-        figures = [row["figures"].get(setting_key(setting), {}) for setting in settings]
+        title = title_of(row["model"])
         mark = next((marks[start] for start in marks if row["model"].startswith(start)), "")
+        figures = [row["figures"].get(setting_key(setting), {}) for setting in settings]
         parameters, macs = row.get("parameters"), row.get("macs")
-        line = [f"{title_of(row['model'])}{mark}"]
-        line.append("" if parameters is None else f"{parameters / 1e6:.2f}")
-        line.append("" if macs is None else f"{macs / 1e9:.2f}")
-        line.append("" if row["top1"] is None else f"{row['top1']:.1f}")
-        for key, form in (("ms", ".1f"), ("ratio", ".2f"), ("pyramid_ms", ".1f")):
-            line += [format(part[key], form) if key in part else "" for part in figures]
         peaks = [part["peak_mib"] for part in figures if "peak_mib" in part]
-        lines.append([*line, f"{min(peaks):.0f}" if peaks else ""])
-    return lines
+        counts.append(
+            [
+                f"{title}{mark}",
+                "" if parameters is None else f"{parameters / 1e6:.2f}",
+                "" if macs is None else f"{macs / 1e9:.2f}",
+                "" if row["top1"] is None else f"{row['top1']:.1f}",
+                f"{min(peaks):.0f}" if peaks else "",
+            ]
+        )
+        classifiers.append([title, *map(_classifier, figures)])
+        pyramids.append(
+            [title, *(f"{p['pyramid_ms']:.1f}" if "pyramid_ms" in p else "" for p in figures)]
+        )
+    return {"Size and accuracy": counts, CLASSIFIER: classifiers, PYRAMID: pyramids}
+
+
+def _classifier(figures: Mapping[str, float]) -> str:
+    if "ms" not in figures:
+        return ""
+    ratio = f" ({figures['ratio']:.2f})" if "ratio" in figures else ""
+    return f"{figures['ms']:.1f}{ratio}"
 
 
 def title_of(name: str) -> str:
@@ -127,6 +144,10 @@ def text(
         for row in rows
         for part, error in row["errors"].items()
     ]
+    counts, *latencies = [
+        f"## {title}\n\n{text_table(table, markdown=True)}"
+        for title, table in tables(rows, settings).items()
+    ]
     parts = [
         "# CARE and the systems that the paper compares it with",
         "This command writes the page and its figure. `--models` selects rows, `--backends` and "
@@ -136,12 +157,13 @@ def text(
         f"{host['python']}. Date: {host['date']}. Batch 1, fp32, random weights. Each model is "
         "folded by its own method and runs as an exported file.",
         COUNTS + (TIMES if figure else "- No latency has been measured yet."),
-        text_table(table(rows, settings), markdown=True),
+        counts,
         "\n".join(notes),
+        *(latencies if figure else ()),
         "Not measured:\n\n" + "\n".join(failures) if failures else "",
         f"![Published accuracy against measured latency]({figure})" if figure else "",
-        "The figure shows each model in its faster runtime. The line joins the models that no "
-        "other model beats in both."
+        "The figure shows each classifier in its fastest runtime. The line joins the models that "
+        "no other model beats in both."
         if figure
         else "",
         "timm has MobileNetV2, EfficientFormer, EfficientFormerV2, Swin and ConvNeXt. "

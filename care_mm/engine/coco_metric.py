@@ -19,9 +19,8 @@ from mmengine.logging import print_log
 from mmengine.registry import METRICS
 from pycocotools.cocoeval import COCOeval
 
+from care_mm.datasets.check.objects import MAX_COUNTED
 from care_mm.errors import InputError
-
-MAX_COUNTED = 100  # detections of a class in an image that COCO's mAP counts
 
 
 class _CountsAll:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from care_mm.engine.coco_metric import MAX_COUNTED
+from care_mm.datasets.check.objects import MAX_COUNTED
 from care_mm.errors import InputError
 from care_mm.new_config import text
 from care_mm.new_config.convert import to_coco, write_splits
