@@ -3,6 +3,7 @@
 Example:
     python tools/report.py work_dirs/maskrcnn_care_s1_coco
     python tools/report.py work_dirs/maskrcnn_care_s1_coco --no-images --out curves.html
+    python tools/report.py work_dirs/seed0 work_dirs/seed1 --plot curves.png
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from care_mm import cli
+from care_mm.errors import refuse_existing
 from care_mm.files import prepare_folder
 from care_mm.report import (
     REPORT,
@@ -21,13 +23,20 @@ from care_mm.report import (
     refuse_other_file,
     write_report,
 )
+from care_mm.report.comparison import charts
+from care_mm.report.curves import draw_charts
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = cli.new_parser(__doc__)
-    parser.add_argument("work_dir", help="folder of a run, complete or in progress")
+    parser.add_argument(
+        "work_dir", nargs="+", help="folder of a run, complete or in progress; several with --plot"
+    )
     parser.add_argument("--out", metavar="FILE.html", help=f"default: WORK_DIR/{REPORT}")
+    parser.add_argument(
+        "--plot", metavar="FILE.png", help="draw loss and metrics of all runs, and write no report"
+    )
     parser.add_argument(
         "--checkpoint", help="weights to predict with; default: the best, or else the newest"
     )
@@ -43,14 +52,27 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-images", action="store_true", help="curves and settings only")
     cli.add_device_argument(parser)
     cli.add_trust_argument(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if len(args.work_dir) > 1 and not args.plot:
+        parser.error("a report is on one run: give --plot FILE.png to compare several")
+    return args
+
+
+def plot(folders: Sequence[str], file: Path) -> None:
+    """Draw the curves of runs in one figure."""
+    refuse_existing(file, "--plot")
+    prepare_folder(file.parent, "--plot")
+    draw_charts(charts([read_run(folder) for folder in folders])).savefig(file)
+    print(file)
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = parse_args(argv)
-    run = read_run(args.work_dir)
+    if args.plot:
+        return plot(args.work_dir, Path(args.plot))
+    run = read_run(args.work_dir[0])
     file = Path(args.out or run.work_dir / REPORT)
     refuse_other_file(file)
     prepare_folder(file.parent, "--out")

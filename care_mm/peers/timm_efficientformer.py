@@ -52,7 +52,7 @@ class _AnySize:
 
 def _side(biases: Tensor) -> int:
     """Return the side of the square map that a table (heads, side ** 2) is built for."""
-    return round(biases.shape[1] ** 0.5)
+    return round(int(biases.shape[1]) ** 0.5)  # a tensor in torch.jit.trace
 
 
 class AnySizeAttention(_AnySize, efficientformer.Attention):

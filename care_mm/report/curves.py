@@ -58,11 +58,19 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Chart:
-    """Curves that share their axes, the most important one first."""
+    """Curves that share their axes.
+
+    Attributes:
+        title: Its heading.
+        x_label: Unit of the steps.
+        curves: Curves by name.
+        ranked: Whether the first curve is the most important one, which is drawn thick.
+    """
 
     title: str
     x_label: str
     curves: Mapping[str, Curve]
+    ranked: bool = True
 
 
 def charts_of(
@@ -139,7 +147,7 @@ def _draw(chart: Chart, part: SubFigure) -> None:
             steps,
             values,
             label=f"{names[name]}  {number(points[-1][1])}",
-            linewidth=2.2 if i == 0 else 1.3,
+            linewidth=2.2 if i == 0 and chart.ranked else 1.3,
             marker="o" if len(steps) <= 40 else None,
             zorder=3 - i / 100,  # the first one on top
         )

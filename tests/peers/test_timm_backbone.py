@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import timm
@@ -11,6 +12,9 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from care_mm.errors import InputError
+from care_mm.export.compare import relative_difference
+from care_mm.export.graphs import graph_of_module
+from care_mm.export.runtimes import TARGETS
 from care_mm.models.fold import switch_to_deploy
 from care_mm.peers import TimmBackbone
 from care_mm.peers.timm_backbone import ANY_SIZE
@@ -197,3 +201,15 @@ def test_position_biases_of_other_sizes_are_those_of_timm_stretched(name: str) -
         expected = (2 * dy + 3 * dx).expand(heads, -1, -1)
         actual = attention.get_attention_biases(torch.device("cpu"))
         assert torch.allclose(actual, expected, atol=1e-5), part
+
+
+@pytest.mark.parametrize("name", ["efficientformer_l1", "efficientformerv2_s0"])
+def test_resized_position_biases_are_constants_of_an_ncnn_file(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("pnnx")
+    torch.manual_seed(0)
+    model = switch_to_deploy(TimmBackbone(name).eval()).requires_grad_(False)
+    images = torch.rand(1, 3, 64, 96)
+    TARGETS["ncnn"].write(graph_of_module(model, images), tmp_path / "x.param", shape=(64, 96))
+    outputs = TARGETS["ncnn"].open(tmp_path / "x.param").run(images.numpy())
+    for actual, expected in zip(outputs, model(images), strict=True):
+        assert relative_difference(torch.from_numpy(actual), expected) <= 1e-4
