@@ -146,7 +146,7 @@ def measure(jobs: Sequence[Job], rounds: int, folder: Path | None = None) -> lis
     with ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(TemporaryDirectory()))
-        files = {job: _file_of(job, folder) for job in jobs}
+        files = {job: file_of(job, folder) for job in jobs}
         errors: dict[Path, str] = {}
         for job, file in tqdm(files.items(), "exporting", disable=None):
             if file is not None and file not in errors:
@@ -162,7 +162,7 @@ def measure(jobs: Sequence[Job], rounds: int, folder: Path | None = None) -> lis
         return [worker.finish() for worker in workers]
 
 
-def _file_of(job: Job, folder: Path) -> Path | None:
+def file_of(job: Job, folder: Path) -> Path | None:
     """Return the file that a job runs: the one it names, or one to be written to ``folder``."""
     if is_exported(job.model):
         return Path(job.model)
@@ -170,7 +170,9 @@ def _file_of(job: Job, folder: Path) -> Path | None:
         return None
     shape = "x".join(map(str, (job.batch, *job.shape)))
     classes = "" if job.classes is None else f"_{job.classes}"
-    name = f"{models.label(job.model)}_{job.what}{classes}_{shape}_{job.setting.dtype}"
+    # Two runtimes keep weights in ``.bin`` files, so the name alone has to tell them apart.
+    setting = f"{job.setting.backend}_{job.setting.dtype}"
+    name = f"{models.label(job.model)}_{job.what}{classes}_{shape}_{setting}"
     return folder / f"{name}{RUNTIMES[job.setting.backend].target.suffix}"
 
 

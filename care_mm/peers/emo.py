@@ -54,16 +54,16 @@ class DilatedWindowAttention(nn.Module):
             q, k, v = (self._windows(at_least_float32(t)) for t in (*qk.chunk(2, dim=1), x))
             weights = (q.transpose(-1, -2) @ k * self.scale).softmax(-1)
             out = v @ weights.transpose(-1, -2)
-        out = out.unflatten(-1, (WINDOW, WINDOW)).permute(0, 3, 4, 5, 1, 6, 2)
+        out = out.flatten(3, 4).unflatten(-1, (WINDOW, WINDOW)).permute(0, 3, 4, 1, 5, 2)
         return out.reshape(x.shape)[:, :, :height, :width].to(x.dtype)
 
     def _windows(self, x: Tensor) -> Tensor:
         """(B, C, 7 * n1, 7 * n2) -> (B, n1, n2, heads, head_dim, 49)."""
         batch, channels, height, width = x.shape
-        heads = (channels // self.head_dim, self.head_dim)
-        places = (WINDOW, height // WINDOW, WINDOW, width // WINDOW)
-        x = x.reshape(batch, *heads, *places)
-        return x.permute(0, 4, 6, 1, 2, 3, 5).flatten(-2)
+        # XNNPACK accepts six dimensions, so the heads are split at the end.
+        x = x.reshape(batch, channels, WINDOW, height // WINDOW, WINDOW, width // WINDOW)
+        x = x.permute(0, 3, 5, 1, 2, 4).flatten(-2)
+        return x.unflatten(3, (channels // self.head_dim, self.head_dim))
 
 
 class LocalConv(nn.Module):

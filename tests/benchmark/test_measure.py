@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from benchmark.conftest import result
 
 from care_mm.benchmark import models
-from care_mm.benchmark.measure import growth, over_floor
-from care_mm.benchmark.worker import GEMM_SIZE
+from care_mm.benchmark.backends import RUNTIMES, Setting
+from care_mm.benchmark.measure import file_of, growth, over_floor
+from care_mm.benchmark.worker import GEMM_SIZE, Job
 
 
 def test_ratios_are_of_the_same_round() -> None:
@@ -33,3 +36,13 @@ def test_growth_is_the_exponent_against_pixels(exponent: float) -> None:
     ]
     assert growth(results) == pytest.approx(exponent)
     assert growth(results, "memory") == pytest.approx(1.0)
+
+
+def test_runtimes_keep_their_files_apart() -> None:
+    """ncnn and OpenVINO both have ``.bin`` files."""
+    written = [
+        file_of(Job("care_s0", "model", (64, 64), 1, Setting(name)), Path()).with_suffix(suffix)
+        for name, runtime in RUNTIMES.items()
+        for suffix in (runtime.target.suffix, *runtime.target.companions)
+    ]
+    assert len(set(written)) == len(written) > len(RUNTIMES)

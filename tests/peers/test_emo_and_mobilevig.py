@@ -15,6 +15,7 @@ from peers import compact_golden
 
 import care_mm.peers
 from care_mm.errors import InputError
+from care_mm.export.executorch import ExecuTorch
 from care_mm.export.graphs import Graph
 from care_mm.export.onnx import Onnx
 from care_mm.export.openvino import OpenVINO
@@ -195,7 +196,7 @@ def test_half_precision_is_close(name: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", ["emo_1m", "mobilevig_ti"])
 def test_exported_files_equal_torch(name: str, tmp_path: Path) -> None:
-    for package in ("onnxscript", "onnxruntime", "openvino"):
+    for package in ("onnxscript", "onnxruntime", "openvino", "executorch"):
         pytest.importorskip(package)
     model = switch_to_deploy(single_precision(name))
     graph = Graph(model, "backbone", ("stage1", "stage2", "stage3", "stage4"))
@@ -203,7 +204,7 @@ def test_exported_files_equal_torch(name: str, tmp_path: Path) -> None:
     x = compact_golden.inputs("large")[:, :, : SIZE[0], : SIZE[1]].float()
     with torch.no_grad():
         expected = model(x)
-    for target in (Onnx(), OpenVINO()):
+    for target in (Onnx(), OpenVINO(), ExecuTorch()):
         file = tmp_path / f"peer{target.suffix}"
         target.convert(source, file)
         actual = target.program(file)(x)
