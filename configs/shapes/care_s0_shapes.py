@@ -19,7 +19,7 @@ model = dict(
         type='TimmClassifier', model_name='regnety_002', num_classes=len(_base_.classes)),
     teacher_checkpoint='checkpoints/teacher_shapes.pth',
     # So few steps are not enough to learn from CutMix, too.
-    train_cfg=dict(augments=dict(type='Mixup', alpha=0.2)))
+    train_cfg=dict(augments=[dict(type='Mixup', alpha=0.2)]))
 
 max_epochs = 12
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=2)
