@@ -120,10 +120,9 @@ class Ncnn(Target):
         names = {f"out{i}": name for i, name in enumerate(source.outputs)}
         layers = [_renamed(layer, {"in0": INPUT, **names}) for layer in layers]
         _keep_attention_in_float32(layers)
-        blobs = {name for layer in layers for name in _blobs(layer)[1]}
+        layers = _with_fixed_reshapes(layers, weights, part.example[0].numpy())
         about = _with_size(source.about, weights.stat().st_size)
-        lines = ["7767517", f"{len(layers)} {len(blobs)}", *map(" ".join, layers)]
-        path.write_text("\n".join([*lines, f"{PROPERTY} {about}"]) + "\n")
+        path.write_text(f"{_text(layers)}{PROPERTY} {about}\n")
         kinds = Counter(layer[0] for layer in layers).most_common()
         listed = ", ".join(f"{kind} {count}" for kind, count in kinds)
         return [f"{len(layers)} layers: {listed}"]
@@ -205,6 +204,54 @@ def _renamed(layer: Sequence[str], names: Mapping[str, str]) -> list[str]:
     inputs, outputs = _blobs(layer)
     blobs = [names.get(blob, blob) for blob in (*inputs, *outputs)]
     return [*layer[:4], *blobs, *layer[4 + len(blobs) :]]
+
+
+def _text(layers: Sequence[Sequence[str]]) -> str:
+    """Return the text of a ``.param`` file."""
+    blobs = {name for layer in layers for name in _blobs(layer)[1]}
+    return "\n".join(["7767517", f"{len(layers)} {len(blobs)}", *map(" ".join, layers)]) + "\n"
+
+
+def _with_fixed_reshapes(
+    layers: Sequence[list[str]], weights: Path, image: np.ndarray
+) -> list[list[str]]:
+    """Return layers in which no reshape computes its shape from that of other blobs.
+
+    pnnx writes such reshapes around linear layers of tokens, and ncnn takes 40 times as long for
+    them. The shapes are those for ``image`` (3, H, W), the only size of the file.
+    """
+    computed = [layer for layer in layers if layer[0] == "Reshape" and _expression(layer)]
+    if not computed:
+        return list(layers)
+    import ncnn
+
+    net = ncnn.Net()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "net.param")
+        file.write_text(_text(layers))
+        _expect(net.load_param(str(file)) == 0, "ncnn rejects the network")
+        _expect(net.load_model(str(weights)) == 0, "ncnn rejects the weights")
+    extractor = net.create_extractor()
+    extractor.input(INPUT, ncnn.Mat(image))
+    fixed = []
+    for layer in layers:
+        if layer in computed:
+            inputs, outputs = _blobs(layer)
+            parameters = layer[4 + len(inputs) + len(outputs) :]
+            others = [field for field in parameters if field != _expression(layer)]
+            blob = extractor.extract(outputs[0])[1]
+            # Parameter of each dimension, from the innermost one.
+            sides = [("0", blob.w), ("1", blob.h), ("11", blob.d), ("2", blob.c)]
+            kept = {1: (0,), 2: (0, 1), 3: (0, 1, 3), 4: (0, 1, 2, 3)}[blob.dims]
+            shape = [f"{sides[i][0]}={sides[i][1]}" for i in kept]
+            layer = ["Reshape", layer[1], "1", "1", inputs[0], outputs[0], *shape, *others]
+        fixed.append(layer)
+    return fixed
+
+
+def _expression(layer: Sequence[str]) -> str | None:
+    """Return the parameter by which a reshape computes its shape, if it has one."""
+    return next((field for field in layer if field.startswith("6=")), None)
 
 
 def _keep_attention_in_float32(layers: Sequence[list[str]]) -> None:
