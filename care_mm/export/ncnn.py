@@ -215,12 +215,12 @@ def _text(layers: Sequence[Sequence[str]]) -> str:
 def _with_fixed_reshapes(
     layers: Sequence[list[str]], weights: Path, image: np.ndarray
 ) -> list[list[str]]:
-    """Return layers in which no reshape computes its shape from that of other blobs.
+    """Return layers in which reshapes have fixed shapes, instead of those of other blobs.
 
     pnnx writes such reshapes around linear layers of tokens, and ncnn takes 40 times as long for
     them. The shapes are those for ``image`` (3, H, W), the only size of the file.
     """
-    computed = [layer for layer in layers if layer[0] == "Reshape" and _expression(layer)]
+    computed = [layer for layer in layers if layer[0] == "Reshape" and _computes_shape(layer)]
     if not computed:
         return list(layers)
     import ncnn
@@ -237,8 +237,7 @@ def _with_fixed_reshapes(
     for layer in layers:
         if layer in computed:
             inputs, outputs = _blobs(layer)
-            parameters = layer[4 + len(inputs) + len(outputs) :]
-            others = [field for field in parameters if field != _expression(layer)]
+            others = [field for field in _parameters(layer) if not field.startswith("6=")]
             blob = extractor.extract(outputs[0])[1]
             # Parameter of each dimension, from the innermost one.
             sides = [("0", blob.w), ("1", blob.h), ("11", blob.d), ("2", blob.c)]
@@ -249,9 +248,15 @@ def _with_fixed_reshapes(
     return fixed
 
 
-def _expression(layer: Sequence[str]) -> str | None:
-    """Return the parameter by which a reshape computes its shape, if it has one."""
-    return next((field for field in layer if field.startswith("6=")), None)
+def _parameters(layer: Sequence[str]) -> list[str]:
+    """Return the parameters of a layer, such as ``0=96``."""
+    return list(layer[4 + int(layer[2]) + int(layer[3]) :])
+
+
+def _computes_shape(layer: Sequence[str]) -> bool:
+    """Whether a reshape has an expression for its shape, and moves no batch (12 and 13)."""
+    keys = {field.partition("=")[0] for field in _parameters(layer)}
+    return "6" in keys and not keys & {"12", "13"}
 
 
 def _keep_attention_in_float32(layers: Sequence[list[str]]) -> None:
