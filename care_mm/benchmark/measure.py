@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import platform
+import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -77,13 +78,23 @@ class _Process:
         try:
             return self.pipe.recv()
         except (EOFError, ConnectionError):
-            return "error", "its process died: out of memory?"
+            self.process.join(10)
+            return "error", how_it_ended(self.process.exitcode)
 
     def ask(self, number: int) -> tuple[str, Any]:
         """Send a number and return the answer."""
         with suppress(ConnectionError):  # receiving fails as well
             self.pipe.send(number)
         return self.receive()
+
+
+def how_it_ended(exitcode: int | None) -> str:
+    """Say how a process ended that sent nothing more: by a signal, or with a status."""
+    if exitcode is None or exitcode >= 0:
+        return f"its process ended with status {exitcode}"
+    name = signal.Signals(-exitcode).name
+    killed = " (out of memory?)" if name == "SIGKILL" else ""
+    return f"its process ended by {name}{killed}"
 
 
 class _Worker:

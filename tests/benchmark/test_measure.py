@@ -9,7 +9,7 @@ from benchmark.conftest import result
 
 from care_mm.benchmark import models
 from care_mm.benchmark.backends import RUNTIMES, Setting
-from care_mm.benchmark.measure import file_of, growth, over_floor
+from care_mm.benchmark.measure import file_of, growth, how_it_ended, over_floor
 from care_mm.benchmark.worker import GEMM_SIZE, Job
 
 
@@ -46,3 +46,9 @@ def test_runtimes_keep_their_files_apart() -> None:
         for suffix in (runtime.target.suffix, *runtime.target.companions)
     ]
     assert len(set(written)) == len(written) > len(RUNTIMES)
+
+
+def test_the_end_of_a_process_is_told_by_its_signal() -> None:
+    assert how_it_ended(-11) == "its process ended by SIGSEGV"
+    assert how_it_ended(-9) == "its process ended by SIGKILL (out of memory?)"
+    assert how_it_ended(1) == "its process ended with status 1"
