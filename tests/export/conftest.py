@@ -73,8 +73,8 @@ def exported(job: MakeJob, tmp_path_factory: pytest.TempPathFactory) -> MakeFile
     formats = {target.suffix: target.name for target in TARGETS.values()}
 
     def make(task: str, name: str, *options: object) -> Path:
-        # A folder for each format: OpenVINO and ncnn both write a .bin file.
-        folder = root / "exported" / Path(name).suffix[1:]
+        # A folder for each model, and for each format: OpenVINO and ncnn both write a .bin file.
+        folder = root / "exported" / task / Path(name).suffix[1:]
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
         with FileLock(folder / f"{name}.lock"):
