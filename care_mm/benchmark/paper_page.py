@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from care_mm.benchmark.backends import Setting
-from care_mm.benchmark.paper import Row, setting_key
+from care_mm.benchmark.paper import CLASSIFIER, PYRAMID, Row, setting_key
 from care_mm.cli import text_table
 from care_mm.files import write_bytes
 from care_mm.peers.systems import split
@@ -22,7 +22,6 @@ TITLES = {
     "litert": "LiteRT",
     "executorch": "ExecuTorch",
 }
-CLASSIFIER, PYRAMID = "Classifier, 224 x 224", "Feature pyramid, 512 x 512"
 SYSTEMS = {
     "mlla": "MLLA",
     "flatten-pvt": "FLatten-PVT",
@@ -91,7 +90,11 @@ def tables(rows: Sequence[Row], settings: Sequence[Setting]) -> dict[str, list[l
         pyramids.append(
             [title, *(f"{p['pyramid_ms']:.1f}" if "pyramid_ms" in p else "" for p in figures)]
         )
-    return {"Size and accuracy": counts, CLASSIFIER: classifiers, PYRAMID: pyramids}
+    return {
+        "Size and accuracy": counts,
+        "Classifier, {} x {}".format(*CLASSIFIER): classifiers,
+        "Feature pyramid, {} x {}".format(*PYRAMID): pyramids,
+    }
 
 
 def _classifier(figures: Mapping[str, float]) -> str:

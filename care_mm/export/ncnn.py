@@ -220,8 +220,7 @@ def _with_fixed_reshapes(
     pnnx writes such reshapes around linear layers of tokens, and ncnn takes 40 times as long for
     them. The shapes are those for ``image`` (3, H, W), the only size of the file.
     """
-    computed = [layer for layer in layers if layer[0] == "Reshape" and _computes_shape(layer)]
-    if not computed:
+    if not any(map(_computes_shape, layers)):
         return list(layers)
     import ncnn
 
@@ -235,14 +234,12 @@ def _with_fixed_reshapes(
     extractor.input(INPUT, ncnn.Mat(image))
     fixed = []
     for layer in layers:
-        if layer in computed:
+        if _computes_shape(layer):
             inputs, outputs = _blobs(layer)
             others = [field for field in _parameters(layer) if not field.startswith("6=")]
             blob = extractor.extract(outputs[0])[1]
-            # Parameter of each dimension, from the innermost one.
-            sides = [("0", blob.w), ("1", blob.h), ("11", blob.d), ("2", blob.c)]
-            kept = {1: (0,), 2: (0, 1), 3: (0, 1, 3), 4: (0, 1, 2, 3)}[blob.dims]
-            shape = [f"{sides[i][0]}={sides[i][1]}" for i in kept]
+            sides = {"0": blob.w, "1": blob.h, "2": blob.c, "11": blob.d}  # by their parameters
+            shape = [f"{key}={side}" for key, side in [*sides.items()][: blob.dims]]
             layer = ["Reshape", layer[1], "1", "1", inputs[0], outputs[0], *shape, *others]
         fixed.append(layer)
     return fixed
@@ -254,9 +251,9 @@ def _parameters(layer: Sequence[str]) -> list[str]:
 
 
 def _computes_shape(layer: Sequence[str]) -> bool:
-    """Whether a reshape has an expression for its shape, and moves no batch (12 and 13)."""
+    """Whether it is a reshape with an expression for its shape that moves no batch (12 and 13)."""
     keys = {field.partition("=")[0] for field in _parameters(layer)}
-    return "6" in keys and not keys & {"12", "13"}
+    return layer[0] == "Reshape" and "6" in keys and not keys & {"12", "13"}
 
 
 def _keep_attention_in_float32(layers: Sequence[list[str]]) -> None:

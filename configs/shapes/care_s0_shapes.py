@@ -18,7 +18,7 @@ model = dict(
     teacher=dict(
         type='TimmClassifier', model_name='regnety_002', num_classes=len(_base_.classes)),
     teacher_checkpoint='checkpoints/teacher_shapes.pth',
-    # So few steps are not enough to learn from CutMix, too.
+    # CutMix needs more steps than these.
     train_cfg=dict(augments=[dict(type='Mixup', alpha=0.2)]))
 
 max_epochs = 12
