@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from care_mm.errors import InputError
+from care_mm.errors import InputError, refuse_existing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Suffix of a file that is being written; a killed process leaves such a file behind.
 PARTIAL = ".partial"
@@ -103,6 +107,42 @@ def write_bytes(data: bytes, path: str | Path, overwrite: bool = True) -> None:
     """Write a file atomically; see :func:`atomic_file` for arguments and errors."""
     with atomic_file(path, overwrite) as file:
         file.write(data)
+
+
+def check_new_figure(path: str | Path, option: str) -> None:
+    """Check the name of a figure, and that its folder is writable, before anything is computed.
+
+    Args:
+        path: The figure to be written.
+        option: The option that named it, for the message.
+
+    Raises:
+        InputError: The file exists, matplotlib cannot write its format, or see
+            :func:`prepare_folder`.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    path = Path(path)
+    refuse_existing(path, option)
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix.lower().lstrip(".") not in formats:
+        raise InputError(
+            f"{option} {path}: the name must end in the format of the figure, for example .png "
+            f"or .svg; known: {', '.join(sorted(formats))}"
+        )
+    prepare_folder(path.parent, option)
+
+
+def save_figure(
+    figure: Figure, path: str | Path, overwrite: bool = True, dpi: float | str = "figure"
+) -> None:
+    """Write a figure of matplotlib atomically, in the format of the suffix.
+
+    See :func:`atomic_file` for errors.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=Path(path).suffix.lower().lstrip("."), dpi=dpi)
+    write_bytes(buffer.getvalue(), path, overwrite)
 
 
 def _publish(temporary: Path, path: Path, overwrite: bool) -> None:

@@ -12,14 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 from crafted import Full
+from matplotlib.figure import Figure
 
 from care_mm import files
 from care_mm.checkpoint.writing import write_torch
 from care_mm.errors import InputError
-from care_mm.files import write_bytes
+from care_mm.files import save_figure, write_bytes
 
 LARGE = {"state_dict": {"a": torch.ones(30_000), "b": torch.ones(20_000)}}
-WRITERS = [partial(write_bytes, bytes(200_000)), partial(write_torch, LARGE)]
+WRITERS = [
+    (partial(write_bytes, bytes(200_000)), "file.bin"),
+    (partial(write_torch, LARGE), "care.pth"),
+    (partial(save_figure, Figure()), "figure.raw"),
+]
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -43,10 +48,10 @@ def test_accident_leaves_the_old_file_and_nothing_else(
     assert os.listdir(tmp_path) == ["care.pth"]
 
 
-@pytest.mark.parametrize("write", WRITERS)
-def test_file_larger_than_allowed_is_one_line(write: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("write", "name"), WRITERS)
+def test_file_larger_than_allowed_is_one_line(write: Callable, name: str, tmp_path: Path) -> None:
     """The system's limit ends a write in the middle, as a full disk does."""
-    path, before = tmp_path / "care.pth", resource.getrlimit(resource.RLIMIT_FSIZE)
+    path, before = tmp_path / name, resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
         with pytest.raises(InputError, match=r"could not be written \(File too large\)"):

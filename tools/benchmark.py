@@ -46,7 +46,7 @@ from care_mm.config import load_config
 from care_mm.errors import InputError, refuse_existing
 from care_mm.export.graphs import WHAT
 from care_mm.export.stand_in import is_exported, open_program
-from care_mm.files import prepare_folder, write_bytes
+from care_mm.files import check_new_figure, prepare_folder, save_figure, write_bytes
 from care_mm.models.arch import ARCHS
 
 PAPER = "paper"  # the table that has its own page
@@ -129,9 +129,11 @@ def check(args: argparse.Namespace) -> None:
         raise InputError("--device cuda: torch sees no GPU")
     if max(args.threads) > num_cores():
         raise InputError(f"--threads {max(args.threads)}: there are {num_cores()} cores")
-    for option, path in (("--out", args.out), ("--plot", args.plot)):
-        if path:
-            refuse_existing(path, option)
+    if args.out:
+        refuse_existing(args.out, "--out")
+        prepare_folder(args.out.parent, "--out")
+    if args.plot:
+        check_new_figure(args.plot, "--plot")
     if args.files and not args.files.is_dir():
         raise InputError(f"--files {args.files}: there is no such folder")
     names = [*args.models, *args.peers]
@@ -229,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.plot and not all(result.error for result in results):
         shape = "x".join(map(str, jobs[0].shape))
         title = f"{args.table or args.what}, {shape}, batch {args.batch}\n{host['cpu']}"
-        tables.plot(records, title, args.peers).savefig(args.plot)
+        save_figure(tables.plot(records, title, args.peers), args.plot, overwrite=False)
     if all(result.error for result in results):
         raise InputError(f"nothing ran: {results[0].job.model}: {results[0].error}")
 

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from care_mm import cli
-from care_mm.errors import refuse_existing
-from care_mm.files import prepare_folder
+from care_mm.files import check_new_figure, prepare_folder, save_figure
 from care_mm.report import (
     REPORT,
     Judgement,
@@ -60,9 +59,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def plot(folders: Sequence[str], file: Path) -> None:
     """Draw the curves of runs in one figure."""
-    refuse_existing(file, "--plot")
-    prepare_folder(file.parent, "--plot")
-    draw_charts(charts([read_run(folder) for folder in folders])).savefig(file)
+    check_new_figure(file, "--plot")
+    figure = draw_charts(charts([read_run(folder) for folder in folders]))
+    save_figure(figure, file, overwrite=False)
     print(file)
 
 

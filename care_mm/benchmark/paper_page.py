@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from care_mm.benchmark.backends import Setting
 from care_mm.benchmark.paper import CLASSIFIER, PYRAMID, Row, setting_key
 from care_mm.cli import text_table
-from care_mm.files import write_bytes
+from care_mm.files import save_figure, write_bytes
 from care_mm.peers.systems import split
 
 if TYPE_CHECKING:
@@ -207,5 +207,5 @@ def write(
     if any("ms" in part for row in rows for part in row["figures"].values()):
         figure = f"images/{page.stem}.png"
         (page.parent / "images").mkdir(parents=True, exist_ok=True)
-        draw(rows, settings, host).savefig(page.parent / figure)
+        save_figure(draw(rows, settings, host), page.parent / figure)
     write_bytes(text(rows, settings, host, command, figure).encode(), page)

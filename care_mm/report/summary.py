@@ -15,6 +15,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from care_mm.errors import one_line
+from care_mm.files import save_figure
 from care_mm.predict.draw import draw_pair, offline_visualizer
 from care_mm.report.curves import charts_of, draw_charts
 from care_mm.report.history import (
@@ -73,10 +74,11 @@ class SummaryHook(Hook):
         with _writing(folder / "curves.png", files, runner) as file:
             charts = charts_of(train, val, "validation", main_metric(runner.cfg, val))
             if charts:
-                draw_charts(charts, runner.experiment_name).savefig(file, dpi=120)
+                save_figure(draw_charts(charts, runner.experiment_name), file, dpi=120)
         with _writing(folder / "predictions.png", files, runner) as file:
             if runner.val_loop is not None and self.num_images > 0:
-                _predictions(runner, self.num_images, self.score_thr).savefig(file, dpi=120)
+                figure = _predictions(runner, self.num_images, self.score_thr)
+                save_figure(figure, file, dpi=120)
         with _writing(folder / REPORT, files, runner) as file:
             if self.report:
                 self._write_report(runner, file)

@@ -82,6 +82,7 @@ def test_whole_models_and_their_files_are_measured(
         (["--models", SEGMENTOR, "--peers", SEGMENTOR], "two models are called semfpn_care_s0_sh"),
         (["--models", "none.onnx"], "none.onnx: no such file"),
         (["--arch", "s0", "--threads", "4096"], "--threads 4096: there are"),
+        (["--arch", "s0", "--plot", "figure"], "--plot figure: the name must end in the format"),
         (["--arch", "s0", "--files", "nowhere"], "--files nowhere: there is no such folder"),
     ],
 )

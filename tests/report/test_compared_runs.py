@@ -50,4 +50,6 @@ def test_the_command_draws_them_and_keeps_other_files(
     content = file.read_bytes()
     assert "exists" in tool.refusal(capsys, "report", *seeds, "--plot", file)
     assert file.read_bytes() == content
+    line = tool.refusal(capsys, "report", *seeds, "--plot", tmp_path / "curves.pngg")
+    assert "curves.pngg: the name must end in the format of the figure" in line
     assert "give --plot FILE.png" in tool.refusal(capsys, "report", *seeds)
