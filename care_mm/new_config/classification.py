@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from care_mm.errors import InputError
+from care_mm.files import write_bytes
 from care_mm.new_config import text
 from care_mm.new_config.decisions import Scale, choose_flip, choose_schedule
 from care_mm.new_config.draft import Draft, Request
@@ -89,7 +90,7 @@ def _write_list(file: Path, names: list[str], classes: list[str]) -> None:
     file.parent.mkdir(exist_ok=True)
     numbers = {label: number for number, label in enumerate(classes)}
     lines = [f"{name} {numbers[name.partition('/')[0]]}\n" for name in names]
-    file.write_text("".join(lines), encoding="utf-8")
+    write_bytes("".join(lines).encode(), file)
 
 
 def _data(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from care_mm.errors import InputError, one_line
+from care_mm.files import write_bytes
 from care_mm.new_config.layout import OWN, Found, Pair
 
 # supervision holds the masks of all images that it reads at once.
@@ -57,7 +58,7 @@ def write_splits(root: Path, contents: dict[str, dict[str, Any]]) -> dict[str, P
     files = {}
     for split, content in contents.items():
         files[split] = folder / f"{split}.json"
-        files[split].write_text(json.dumps(content), encoding="utf-8")
+        write_bytes(json.dumps(content).encode(), files[split])
     return files
 
 

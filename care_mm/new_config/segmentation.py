@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from care_mm.errors import InputError
+from care_mm.files import write_bytes
 from care_mm.new_config import text
 from care_mm.new_config.decisions import Scale, choose_flip, choose_scale, choose_schedule
 from care_mm.new_config.draft import Draft, Request
@@ -105,7 +106,8 @@ def _numbered(root: Path, splits: dict[str, list[Pair]]) -> tuple[dict[str, list
             target = root / OWN / "masks" / mask.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
             pixels = cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
-            cv2.imwrite(str(target), (pixels > 127).astype(np.uint8))
+            _, encoded = cv2.imencode(target.suffix, (pixels > 127).astype(np.uint8))
+            write_bytes(encoded.tobytes(), target)
             copied.setdefault(name, []).append((image, target))
     return copied, True
 
@@ -159,7 +161,7 @@ def _data(
             file = request.data / OWN / f"{name}.txt"
             stems = [i.relative_to(images).as_posix()[: -len(image_suffix)] for i, _ in pairs]
             file.parent.mkdir(exist_ok=True)
-            file.write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
+            write_bytes("".join(f"{stem}\n" for stem in stems).encode(), file)
             ann_file = f"ann_file='{OWN}/{name}.txt', "
         return (
             f"dict({ann_file}data_prefix=dict(img_path={_below(images, request.data)!r}, "

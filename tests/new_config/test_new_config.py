@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tool
+from crafted import Full
 from label_forms import TASKS
 from mmengine.config import Config
 from PIL import Image
 
+from care_mm import files
 from care_mm.new_config import new_config
 from care_mm.new_config.convert import to_coco
 from care_mm.new_config.layout import find_layout
@@ -251,6 +253,24 @@ def test_folders_that_cannot_be_split_or_written_are_refused(
     next(folder.iterdir()).unlink()
     assert f"{folder}: has no image" in tool.refusal(capsys, "new_config", root, *options)
     assert not Path("no").exists()
+
+
+@pytest.mark.parametrize("form", ["voc", "masks", "folders"])
+def test_a_full_disk_leaves_the_files_of_an_earlier_config(
+    form: str, make: Make, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise Full()
+
+    options = [make(form), "--task", TASKS[form], "--out"]
+    tool.call("new_config", *options, "my.py")
+    before = {file: file.read_bytes() for file in Path("data", "care_mm").rglob("*.*")}
+    assert before
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", fail)
+        assert "No space left on device" in tool.refusal(capsys, "new_config", *options, "more.py")
+    after = {file: file.read_bytes() for file in Path("data", "care_mm").rglob("*.*")}
+    assert after == before and not Path("more.py").exists()
 
 
 def test_a_single_image_with_a_mask_is_refused(make: Make, capsys: pytest.CaptureFixture) -> None:
