@@ -326,18 +326,20 @@ def _spread_labels(axes: Axes) -> None:
 
     axes.figure.draw_without_rendering()
     radius = 4  # points
-    scale = axes.figure.dpi / 72
+    scale, frame = axes.figure.dpi / 72, axes.bbox
     centres = [axes.transData.transform(text.xy) for text in axes.texts]
     taken = [Bbox.from_extents(*(c - radius * scale), *(c + radius * scale)) for c in centres]
     for text in axes.texts:
         usual = text.xyann
-        for x, y in itertools.product((usual[0], -usual[0]), (usual[1], 4, -20, 15)):
+        sides, near, far = (usual[0], -usual[0]), (usual[1], 4, -20, 15), (-31, 26, -42, 37)
+        for x, y in (*itertools.product(sides, near), *itertools.product(sides, far)):
             text.xyann = (x, y)
             text.set_horizontalalignment("left" if x > 0 else "right")
             box = Text.get_window_extent(text)
-            if not any(box.overlaps(other) for other in taken):
+            inside = frame.containsx(box.x0) and frame.containsx(box.x1)
+            if inside and not any(box.overlaps(other) for other in taken):
                 break
         else:
             text.xyann = usual
             text.set_horizontalalignment("left")
-        taken.append(Text.get_window_extent(text))
+        taken.append(Text.get_window_extent(text).padded(scale))

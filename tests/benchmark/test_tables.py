@@ -82,13 +82,21 @@ def test_labels_of_the_plot_are_inside_its_frame(tmp_path: Path, slowest: str) -
         assert axes.bbox.y0 < extent.y0 and extent.y1 < axes.bbox.y1, label.get_text()
 
 
-def test_labels_of_models_with_similar_figures_do_not_overlap() -> None:
-    close = {"repvit_m1_0": 0.020, "care_s1": 0.0202, "repvit_m0_9": 0.0199, "care_s0": 0.0205}
-    results = [result(name, (seconds,)) for name, seconds in close.items()]
-    figure = tables.plot(tables.summary(results, [result("gemm")]), "title")
+@pytest.mark.parametrize(
+    "models",
+    [
+        [("repvit_m1_0", 20, 80.0), ("care_s1", 20.2, 80.1), ("repvit_m0_9", 19.9, 79.1)],
+        [(f"model_{n}", 20 * 1.02**n, 80.0) for n in range(7)],
+    ],
+)
+def test_labels_of_models_with_similar_figures_do_not_overlap(models: list[tuple]) -> None:
+    far = [("care_s0", 5, 72.0), ("care_s2", 34, 82.1)]
+    keys = ("model", "median_ms", "published_top1")
+    records = [dict(zip(keys, model, strict=True), backend="deploy") for model in models + far]
+    figure = tables.plot(records, "title")
     figure.draw_without_rendering()
     boxes = [Text.get_window_extent(label) for label in figure.axes[0].texts]
-    assert len(boxes) == len(close)
+    assert len(boxes) == len(records)
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
