@@ -19,6 +19,7 @@ from care_mm import files
 from care_mm.new_config import new_config
 from care_mm.new_config.convert import to_coco
 from care_mm.new_config.layout import find_layout
+from care_mm.new_config.segmentation import class_weights
 
 Make = Callable[[str], Path]
 
@@ -279,6 +280,32 @@ def test_a_single_image_with_a_mask_is_refused(make: Make, capsys: pytest.Captur
         image.unlink()
     refusal = tool.refusal(capsys, "new_config", root, "--task", "segmentation", "--out", "my.py")
     assert "there is no second image to validate on" in refusal
+
+
+def test_rare_classes_weigh_more() -> None:
+    camvid = [0.175, 0.242, 0.010, 0.330, 0.047, 0.101, 0.012, 0.012, 0.061, 0.007, 0.003]
+    weights = class_weights(camvid)
+    assert sorted(weights, reverse=True) == [weights[i] for i in np.argsort(camvid, kind="stable")]
+    assert max(weights) == pytest.approx(43.9, abs=0.5) and min(weights) == 3.3
+    assert class_weights([0.5, 0.3, 0.2]) == []
+    assert class_weights([0.99, 0.01]) == []
+    assert class_weights([0.99, 0.01, 0.0])[2] == 50.5
+
+
+@pytest.mark.parametrize("ignored_fail", [False, True])
+def test_masks_with_rare_classes_and_ignored_pixels_become_a_config(
+    ignored_fail: bool, drawn_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if ignored_fail:
+        monkeypatch.setattr("care_mm.new_config.segmentation._weighs_ignored", lambda: False)
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(drawn_once / "ade" / "ADEChallengeData2016", "data")
+    for file in Path("data", "annotations").rglob("*.png"):
+        mask = np.asarray(Image.open(file))
+        Image.fromarray(mask - np.uint8(1)).save(file)  # 0, unlabelled in ADE20K, becomes 255
+    text = new_config("data", "segmentation", "my.py", say=silent)
+    assert "Some classes are rare" in text
+    assert ("class_weight=[" in text) != ignored_fail
 
 
 def test_nuclei_like_data_get_the_settings_of_the_hand_made_config() -> None:
