@@ -142,11 +142,7 @@ def text(
     """
     threads = " or ".join(str(t) for t in sorted({setting.threads for setting in settings}))
     notes = [f"{i}. {FOOTNOTES[start]}" for i, start in enumerate(_used_footnotes(rows), 1)]
-    failures = [
-        f"- {title_of(row['model'])}, {part}: {error}"
-        for row in rows
-        for part, error in row["errors"].items()
-    ]
+    failures = _failures(rows)
     counts, *latencies = [
         f"## {title}\n\n{text_table(table, markdown=True)}"
         for title, table in tables(rows, settings).items()
@@ -175,6 +171,18 @@ def text(
         "`--models mlla:s mlla:b flatten-swin:s slab-swin:s mobilevig:b`.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _failures(rows: Sequence[Row]) -> list[str]:
+    """Return a line for each reason why something was not measured, with its models."""
+    models: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        parts: dict[str, list[str]] = {}
+        for part, error in row["errors"].items():
+            parts.setdefault(error, []).append(part)
+        for error, names in parts.items():
+            models.setdefault(("; ".join(names), error), []).append(title_of(row["model"]))
+    return [f"- {', '.join(names)} ({part}): {error}" for (part, error), names in models.items()]
 
 
 def draw(rows: Sequence[Row], settings: Sequence[Setting], host: Mapping[str, object]) -> Figure:

@@ -82,8 +82,11 @@ def test_a_model_that_fails_costs_its_own_cells_and_is_tried_again(
         ["400.0", ""],
         ["25.0", "50.0"],
     ]
-    page = paper_page.text(rows, SETTINGS, HOST, "python tools/benchmark.py --table paper", None)
-    assert "- MLLA-T, model in openvino, threads 1: too large" in page
+    like_it = {**rows[1], "model": "slab-pvt:t"}
+    command = "python tools/benchmark.py --table paper"
+    page = paper_page.text([*rows, like_it], SETTINGS, HOST, command, None)
+    parts = "model in openvino, threads 1; backbone in openvino, threads 1"
+    assert f"\n- MLLA-T, SLAB-PVT-T ({parts}): too large\n" in page
 
     measured.clear()
     assert rows_of(tmp_path / "rows.json", names) == rows
