@@ -117,7 +117,8 @@ def _class_map(
     palette: Sequence,
     with_labels: bool = True,
 ) -> np.ndarray:
-    class_map = torch.as_tensor(sem_seg.data).cpu().numpy().reshape(image.shape[:2])
+    # mmseg's binary models predict classes as floating point.
+    class_map = torch.as_tensor(sem_seg.data).cpu().long().numpy().reshape(image.shape[:2])
     return draw_class_map(image, class_map, classes, palette, visualizer.alpha, with_labels)
 
 

@@ -144,12 +144,13 @@ def test_names_on_class_maps_are_in_their_regions() -> None:
     assert (single == single[0, 0]).all()
 
 
-def test_class_maps_and_images_of_classes_are_enlarged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float32])
+def test_class_maps_and_images_of_classes_are_enlarged(dtype: torch.dtype, tmp_path: Path) -> None:
     grey = np.full((50, 100, 3), 128, np.uint8)
     segmentor = SegLocalVisualizer(name="maps", save_dir=str(tmp_path))
     clarify(segmentor, dict(classes=("a", "b")))
     sample = SegDataSample()
-    sample.pred_sem_seg = PixelData(data=torch.zeros(1, 50, 100).long())
+    sample.pred_sem_seg = PixelData(data=torch.ones(1, 50, 100, dtype=dtype))
     segmentor.add_datasample("a", grey, sample, out_file=str(tmp_path / "a.png"))
     assert Image.open(tmp_path / "a.png").size == (600, 300)
     classifier = UniversalVisualizer(name="classes", save_dir=str(tmp_path))

@@ -60,7 +60,9 @@ def test_differences_of_scores_and_masks_are_measured() -> None:
     actual = compare_image(detections(), candidate, 0.05, LIMITS)
     assert (actual.total, actual.unmatched) == (6, 0)
     assert actual.score_error == pytest.approx(5e-4, rel=1e-3)
-    assert actual.mask_error == pytest.approx(0.25)
+    assert actual.mask_error == pytest.approx(0.25 - compare.MASK_STEP)
+    rounded = compare_image(detections(), detections(mask=0.5 + compare.MASK_STEP), 0.05, LIMITS)
+    assert rounded.mask_error == pytest.approx(0, abs=1e-6)
 
 
 def test_findings_sum_up_the_images() -> None:
@@ -71,9 +73,11 @@ def test_findings_sum_up_the_images() -> None:
     assert [finding.name for finding in findings] == [
         "matched share of 12 detections",
         "scores, largest difference",
-        "masks, largest difference in the mean",
+        "masks, largest difference beyond rounding, in the mean",
     ]
-    assert [finding.value for finding in findings] == pytest.approx([1 - 2 / 12, 0, 0.25])
+    assert [finding.value for finding in findings] == pytest.approx(
+        [1 - 2 / 12, 0, 0.25 - compare.MASK_STEP]
+    )
     assert [finding.ok for finding in findings] == [False, True, False]
 
 
