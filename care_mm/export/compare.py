@@ -229,8 +229,8 @@ class ImageComparison:
         total: Detections that count, of both sides.
         unmatched: Those of them that have no match on the other side.
         score_error: Largest difference of the scores of matched detections.
-        mask_error: Largest difference of their mask probabilities beyond :data:`MASK_STEP`, averaged
-            over detections.
+        mask_error: Largest difference of their mask probabilities beyond :data:`MASK_STEP`,
+            averaged over detections.
     """
 
     total: int
