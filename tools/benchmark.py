@@ -129,11 +129,6 @@ def check(args: argparse.Namespace) -> None:
         raise InputError("--device cuda: torch sees no GPU")
     if max(args.threads) > num_cores():
         raise InputError(f"--threads {max(args.threads)}: there are {num_cores()} cores")
-    if args.out:
-        refuse_existing(args.out, "--out")
-        prepare_folder(args.out.parent, "--out")
-    if args.plot:
-        check_new_figure(args.plot, "--plot")
     if args.files and not args.files.is_dir():
         raise InputError(f"--files {args.files}: there is no such folder")
     names = [*args.models, *args.peers]
@@ -145,6 +140,11 @@ def check(args: argparse.Namespace) -> None:
             backend_of(name)
         elif is_config(name):
             load_config(name)
+    if args.out:
+        refuse_existing(args.out, "--out")
+        prepare_folder(args.out.parent, "--out")
+    if args.plot:
+        check_new_figure(args.plot, "--plot")
 
 
 def measure_paper(args: argparse.Namespace) -> None:
