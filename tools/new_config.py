@@ -11,7 +11,9 @@ Example:
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from functools import partial
 
 from care_mm import cli
 from care_mm.new_config import MODELS, new_config
@@ -44,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command."""
     args = parse_args(argv)
     out = args.out or "config.py"
-    content = new_config(args.data, args.task, out, args.model, args.arch, args.dry_run)
+    # The output of a dry run is the config alone.
+    say = partial(print, file=sys.stderr if args.dry_run else sys.stdout)
+    content = new_config(args.data, args.task, out, args.model, args.arch, args.dry_run, say)
     print(content if args.dry_run else f"{out} is ready: python tools/train.py {out}")
 
 

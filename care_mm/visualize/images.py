@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import matplotlib
@@ -10,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from care_mm.errors import refuse_existing
-from care_mm.files import write_bytes
+from care_mm.files import save_figure
 from care_mm.palette import literal
 from care_mm.predict.files import write_png
 from care_mm.visualize.view import View
@@ -76,9 +75,7 @@ def write_view(view: View, folder: Path) -> list[Path]:
         refuse_existing(file, "--out-dir")
     for file, (_, image) in zip(files, drawn.values(), strict=True):
         write_png(image, file)
-    buffer = io.BytesIO()
-    _sheet(drawn, len(view.energy)).savefig(buffer, format="png", dpi=110)
-    write_bytes(buffer.getvalue(), sheet, overwrite=False)
+    save_figure(_sheet(drawn, len(view.energy)), sheet, overwrite=False, dpi=110)
     return [*files, sheet]
 
 

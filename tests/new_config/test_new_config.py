@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tool
+import torch
 from crafted import Full
 from label_forms import TASKS
 from mmengine.config import Config
 from PIL import Image
 
 from care_mm import files
-from care_mm.new_config import new_config
+from care_mm.new_config import new_config, segmentation
 from care_mm.new_config.convert import to_coco
 from care_mm.new_config.layout import find_layout
 from care_mm.new_config.segmentation import class_weights
@@ -97,7 +100,9 @@ def test_an_existing_config_is_kept_and_a_dry_run_writes_nothing(
 ) -> None:
     root = make("coco")
     tool.call("new_config", root, "--task", "detection", "--dry-run")
-    assert "maskrcnn_care_thin.py" in capsys.readouterr().out
+    written, said = capsys.readouterr()
+    assert "maskrcnn_care_thin.py" in written and written.startswith("# Written by")
+    assert "data: coco labels, train, val" in said
     assert not Path("config.py").exists() and not (root / "care_mm").exists()
     Path("my.py").write_text("x = 1")
     refusal = tool.refusal(capsys, "new_config", root, "--task", "detection", "--out", "my.py")
@@ -292,6 +297,14 @@ def test_rare_classes_weigh_more() -> None:
     assert class_weights([0.99, 0.01, 0.0])[2] == 50.5
 
 
+def make_rare_masks(drawn: Path) -> None:
+    """Make the folder ``data`` with masks of eleven classes and ignored pixels."""
+    shutil.copytree(drawn / "ade" / "ADEChallengeData2016", "data")
+    for file in Path("data", "annotations").rglob("*.png"):
+        mask = np.asarray(Image.open(file))
+        Image.fromarray(mask - np.uint8(1)).save(file)  # 0, unlabelled in ADE20K, becomes 255
+
+
 @pytest.mark.parametrize("ignored_fail", [False, True])
 def test_masks_with_rare_classes_and_ignored_pixels_become_a_config(
     ignored_fail: bool, drawn_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -299,13 +312,34 @@ def test_masks_with_rare_classes_and_ignored_pixels_become_a_config(
     if ignored_fail:
         monkeypatch.setattr("care_mm.new_config.segmentation._weighs_ignored", lambda: False)
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(drawn_once / "ade" / "ADEChallengeData2016", "data")
-    for file in Path("data", "annotations").rglob("*.png"):
-        mask = np.asarray(Image.open(file))
-        Image.fromarray(mask - np.uint8(1)).save(file)  # 0, unlabelled in ADE20K, becomes 255
+    make_rare_masks(drawn_once)
+    weighed = segmentation._weighs_ignored()  # not by mmseg 1.2.2
     text = new_config("data", "segmentation", "my.py", say=silent)
     assert "Some classes are rare" in text
-    assert ("class_weight=[" in text) != ignored_fail
+    assert ("class_weight=[" in text) == weighed
+
+
+def test_a_dry_run_for_rare_classes_needs_no_mmseg(
+    drawn_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "mmseg.models.losses", None)
+    make_rare_masks(drawn_once)
+    text = new_config("data", "segmentation", "my.py", dry_run=True, say=silent)
+    assert "class_weight=[" in text
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_loss_that_indexes_the_weights_by_ignored_pixels_gets_none(
+    fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(score: torch.Tensor, label: torch.Tensor, **options: object) -> None:
+        if fails:  # as mmseg 1.2.2
+            torch.ones(2)[label]
+
+    made = SimpleNamespace(CrossEntropyLoss=lambda **_: loss)
+    monkeypatch.setitem(sys.modules, "mmseg.models.losses", made)
+    assert segmentation._weighs_ignored() is not fails
 
 
 def test_nuclei_like_data_get_the_settings_of_the_hand_made_config() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -20,9 +19,9 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from care_mm.checkpoint.writing import write_torch
 from care_mm.engine.hooks.causes import find_cause
 from care_mm.errors import InputError
-from care_mm.files import write_bytes
 
 UNCHANGED = "nothing was updated"
 # The advice if batch and weights are sound.
@@ -176,10 +175,8 @@ class FiniteGuardHook(Hook):
         rank = f"_rank{get_rank()}" if get_world_size() > 1 else ""
         path = folder / f"nonfinite_iter_{number}{rank}.pth"
         losses = {name: float(value) for name, value in self.losses.items()}
-        buffer = io.BytesIO()
-        torch.save({"iteration": number, "losses": losses, "batch": plain(self.batch)}, buffer)
         try:
-            write_bytes(buffer.getvalue(), path)
+            write_torch({"iteration": number, "losses": losses, "batch": plain(self.batch)}, path)
         except InputError as error:  # the disk is full, too
             return f"the batch could not be saved: {error}"
         return f"the batch is in {path}"
